@@ -1,0 +1,2 @@
+//! The `opsctl` binary: parse, run, exit code.
+fn main() {}
