@@ -2,8 +2,18 @@
 //! restores, and proof that both work. `docs/design.md` tells how the parts fit.
 
 pub mod archive;
+pub mod cancel;
+pub mod capture;
+pub mod cli;
+pub mod commands;
+pub mod config;
 pub mod error;
 pub mod exit;
+pub mod filter;
+pub mod progress;
+pub mod providers;
+pub mod time;
+pub mod ui;
 
 pub use error::{Context, Error, Result};
 pub use exit::ExitCode;

@@ -152,6 +152,8 @@ pub struct Entry {
     pub mtime: (i64, u32),
     /// Extended attributes in order of name.
     pub xattrs: Vec<Xattr>,
+    /// Extended attributes that are there but could not be read, with the reason.
+    pub unread_xattrs: Vec<String>,
     /// Logical size of a file in bytes; 0 for anything else.
     pub size: u64,
     /// SHA-256 of a file's whole logical content, holes as zeros. `None` if the content was not captured.
@@ -188,6 +190,7 @@ impl Entry {
             gid: 0,
             mtime: (0, 0),
             xattrs: Vec::new(),
+            unread_xattrs: Vec::new(),
             size: 0,
             sha256: None,
             holes: Vec::new(),
@@ -266,16 +269,14 @@ struct Wire {
     mtime: (i64, u32),
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     xattrs: Vec<WireXattr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    unread_xattrs: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<Hash>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     holes: Vec<(u64, u64)>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    extents: Vec<Extent>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    extent_list: Vec<Extent>,
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -292,6 +293,11 @@ struct Wire {
     missing: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     excluded: Option<String>,
+    // Last, so that a line can be completed once the extents are known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    extents: Vec<Extent>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    extent_list: Vec<Extent>,
 }
 
 #[derive(Serialize, Deserialize, schemars::JsonSchema)]
@@ -324,6 +330,7 @@ impl From<Entry> for Wire {
             gid: entry.gid,
             mtime: entry.mtime,
             xattrs: xattrs.collect(),
+            unread_xattrs: entry.unread_xattrs,
             size: (entry.kind == Kind::File).then_some(entry.size),
             sha256: entry.sha256,
             holes: entry.holes,
@@ -367,6 +374,7 @@ impl TryFrom<Wire> for Entry {
             gid: wire.gid,
             mtime: wire.mtime,
             xattrs: xattrs.collect::<Result<_, FormatError>>()?,
+            unread_xattrs: wire.unread_xattrs,
             size: wire.size.unwrap_or(0),
             sha256: wire.sha256,
             holes: wire.holes,

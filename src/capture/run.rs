@@ -1,0 +1,183 @@
+//! One pass over the tree: starts the threads, joins them, and leaves packs and a manifest behind.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use crossbeam_channel::{Receiver, Sender, bounded, never, select};
+
+use super::build::{Builder, Built};
+use super::draft::{Collector, Findings};
+use super::index::ChunkIndex;
+use super::read::{ClaimedChunk, FileReader, ReadJob};
+use super::state::{Pending, Previous, SourceState, TreeWriter};
+use super::stop::Stop;
+use super::store_side::{Encoder, Stored, ToPacker, pack_frames, upload_packs};
+use super::walk::{Item, Visitor, WalkOptions, Walker};
+use crate::archive::chunker::WHOLE;
+use crate::archive::keyring::Recipients;
+use crate::archive::manifest::Excluded;
+use crate::archive::pack;
+use crate::cancel::Cancel;
+use crate::progress::Progress;
+use crate::providers::store::Store;
+use crate::{Error, Result};
+
+/// Items between the walk and the collector: how far the walk may run ahead of a large file.
+const ITEMS_AHEAD: usize = 8192;
+/// Files waiting for a reader; each may hold its directory open.
+const FILES_AHEAD: usize = 256;
+/// Frames and chunks between threads; the largest is 4 MiB.
+const FRAMES_AHEAD: usize = 4;
+const CHUNKS_AHEAD: usize = 2;
+
+/// Everything one pass needs.
+pub(super) struct Pass<'a> {
+    pub store: &'a Store,
+    pub runtime: &'a tokio::runtime::Handle,
+    pub recipients: &'a Recipients,
+    pub walk: &'a WalkOptions,
+    pub excluded: Excluded,
+    pub state: &'a SourceState,
+    pub scratch: PathBuf,
+    pub index: &'a ChunkIndex,
+    pub previous: &'a Previous,
+    pub stored: &'a Stored,
+    pub uploads: usize,
+    pub cancel: &'a Cancel,
+    pub progress: &'a dyn Progress,
+}
+
+/// How many packs may be on their way at once: no more than asked for, and so that they and the one
+/// being filled stay within `memory` bytes. At least one.
+pub(super) fn uploads(asked: usize, memory: u64) -> usize {
+    let packs = usize::try_from(memory / pack::TARGET).unwrap_or(usize::MAX);
+    asked.min(packs.saturating_sub(1)).max(1)
+}
+
+impl Pass<'_> {
+    /// Captures everything and builds the manifest.
+    pub fn run(&self) -> Result<(Built, Findings)> {
+        let stop = Stop::new(self.cancel.clone());
+        let pending = self.state.pending()?;
+        let draft = self.state.create("draft")?;
+        let tree = TreeWriter::new(self.state)?;
+        let built = self.run_threads(&stop, &pending, draft, tree);
+        stop.into_result()?;
+        // Without a failure kept in `stop`, every thread has done its work.
+        built.ok_or_else(Error::interrupted)
+    }
+
+    fn run_threads(&self, stop: &Stop, pending: &Pending, draft: File, tree: TreeWriter) -> Option<(Built, Findings)> {
+        let (frames, to_packer) = bounded(FRAMES_AHEAD);
+        let (packs, to_uploaders) = bounded(0);
+        std::thread::scope(|scope| {
+            scope.spawn(move || stop.note(pack_frames(&to_packer, &packs, self.recipients, self.index)));
+            for _ in 0..self.uploads {
+                let packs = to_uploaders.clone();
+                scope.spawn(move || {
+                    stop.note(upload_packs(&packs, self.store, self.runtime, pending, self.stored, stop))
+                });
+            }
+            // Only the uploaders may keep the packer from seeing that nobody takes packs any more.
+            drop(to_uploaders);
+            let captured = stop.note(self.capture(stop, &frames, draft))?;
+            let (draft, findings) = captured?;
+            let mut encoder = stop.note(Encoder::new(frames, self.index, self.stored))?;
+            let built = Builder::build(&mut encoder, self.index, tree, &draft, &findings, self.excluded.clone());
+            Some((stop.note(built)?, findings))
+        })
+    }
+
+    /// Walks and reads; the draft is complete when this returns.
+    fn capture(&self, stop: &Stop, frames: &Sender<ToPacker>, draft: File) -> Result<Option<(File, Findings)>> {
+        let (items, to_collector) = bounded(ITEMS_AHEAD);
+        let (small, small_jobs) = bounded(FILES_AHEAD);
+        let (large, large_jobs) = bounded(FILES_AHEAD);
+        let (chunks, claimed) = bounded(CHUNKS_AHEAD);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let reader = |helpers| -> Result<FileReader<'_>> {
+            let encoder = Encoder::new(frames.clone(), self.index, self.stored)?;
+            Ok(FileReader::new(encoder, self.scratch.clone(), helpers, stop, self.progress))
+        };
+        let large_reader = reader(Some(chunks))?;
+        let readers = (0..threads).map(|_| reader(None)).collect::<Result<Vec<_>>>()?;
+        Ok(std::thread::scope(|scope| {
+            scope.spawn(move || stop.note(read_large(large_reader, &large_jobs)));
+            for reader in readers {
+                let (jobs, claimed) = (small_jobs.clone(), claimed.clone());
+                scope.spawn(move || stop.note(read_small(reader, jobs, claimed, stop)));
+            }
+            drop((small_jobs, claimed));
+            let collector = scope.spawn(move || stop.note(collect(draft, &to_collector)));
+            let mut outlet = Outlet { items, small, large, stop };
+            stop.note(Walker::walk(self.walk, self.previous, &mut outlet));
+            drop(outlet);
+            collector.join().ok().flatten()
+        }))
+    }
+}
+
+fn collect(draft: File, items: &Receiver<Item>) -> Result<(File, Findings)> {
+    let mut collector = Collector::new(draft);
+    for item in items {
+        collector.take(item)?;
+    }
+    collector.finish()
+}
+
+fn read_large(mut reader: FileReader<'_>, jobs: &Receiver<ReadJob>) -> Result<()> {
+    for job in jobs {
+        reader.run(job)?;
+    }
+    reader.encoder.flush()
+}
+
+/// Reads small files and encodes the chunks of large ones, those first.
+fn read_small(
+    mut reader: FileReader<'_>,
+    mut jobs: Receiver<ReadJob>,
+    mut claimed: Receiver<ClaimedChunk>,
+    stop: &Stop,
+) -> Result<()> {
+    let (mut more_jobs, mut more_chunks) = (true, true);
+    while more_jobs || more_chunks {
+        stop.check()?;
+        let ready = claimed.try_recv();
+        if let Ok((chunk, content)) = ready {
+            reader.encoder.add_claimed(chunk, &content)?;
+            continue;
+        }
+        select! {
+            recv(claimed) -> next => match next {
+                Ok((chunk, content)) => reader.encoder.add_claimed(chunk, &content)?,
+                Err(_) => (more_chunks, claimed) = (false, never()),
+            },
+            recv(jobs) -> next => match next {
+                Ok(job) => reader.run(job)?,
+                Err(_) => (more_jobs, jobs) = (false, never()),
+            },
+        }
+    }
+    reader.encoder.flush()
+}
+
+/// Passes on what the walk finds.
+struct Outlet<'a> {
+    items: Sender<Item>,
+    small: Sender<ReadJob>,
+    large: Sender<ReadJob>,
+    stop: &'a Stop,
+}
+
+impl Visitor for Outlet<'_> {
+    fn item(&mut self, item: Item) -> Result<()> {
+        self.stop.check()?;
+        self.items.send(item).map_err(|_| Error::interrupted())
+    }
+
+    fn read(&mut self, job: ReadJob, size: u64) -> Result<()> {
+        self.stop.check()?;
+        let readers = if size > WHOLE as u64 { &self.large } else { &self.small };
+        readers.send(job).map_err(|_| Error::interrupted())
+    }
+}

@@ -1,0 +1,239 @@
+//! The snapshot command's library half: establish keys, capture, commit.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use jiff::{SignedDuration, Timestamp};
+use object_store::PutPayload;
+
+use super::build::Built;
+use super::draft::{Findings, Problem};
+use super::host_keys::{HostConfig, HostKeys};
+use super::index::ChunkIndex;
+use super::run::{Pass, uploads};
+use super::state::{SourceState, StateDir};
+use super::store_side::Stored;
+use super::view::StoreView;
+use super::walk::WalkOptions;
+use crate::archive::manifest::Excluded;
+use crate::archive::receipt::{ProfileRef, Receipt, SnapshotId, Status, TYPE};
+use crate::archive::signature::SigningKey;
+use crate::archive::{FORMAT, layout, packlist};
+use crate::cancel::Cancel;
+use crate::progress::Progress;
+use crate::providers::store::Store;
+use crate::{Context as _, Error, ExitCode, Result};
+
+/// A pack that another process removes while a snapshot refers to it makes the pass start again; this often.
+const PASSES: u32 = 3;
+
+/// What to capture, and how.
+pub struct SnapshotRequest<'a> {
+    /// Where snapshots go.
+    pub store: &'a Store,
+    /// Runs the network.
+    pub runtime: &'a tokio::runtime::Handle,
+    /// Signs the receipt.
+    pub signing_key: &'a SigningKey,
+    /// What this host knows of keys; its own signer is added.
+    pub keys: HostConfig,
+    /// The name of what is captured.
+    pub source: String,
+    /// Where this host remembers between runs.
+    pub state_dir: PathBuf,
+    /// The tree.
+    pub walk: WalkOptions,
+    /// How the receipt and manifest describe what was left out.
+    pub excluded: Excluded,
+    /// Free labels, in plaintext.
+    pub tags: BTreeMap<String, String>,
+    /// The profile in force.
+    pub profile: Option<ProfileRef>,
+    /// Versions of the running service.
+    pub versions: Option<BTreeMap<String, String>>,
+    /// Name of this host.
+    pub host: String,
+    /// Packs on their way at once, at most.
+    pub upload_concurrency: usize,
+    /// Bytes of packs in memory, at most.
+    pub memory: u64,
+    /// This host's clock.
+    pub clock: &'a (dyn Fn() -> Timestamp + Sync),
+    /// Stops everything.
+    pub cancel: &'a Cancel,
+    /// Sees bytes read.
+    pub progress: &'a dyn Progress,
+}
+
+/// A committed snapshot.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Its receipt.
+    pub receipt: Receipt,
+    /// Bytes of file content read in this run.
+    pub bytes_read: u64,
+    /// Paths taken over unchanged.
+    pub unchanged: u64,
+    /// Chunks that were read but already stored.
+    pub chunks_reused: u64,
+    /// Files that are missing, were changing, or vanished: the first thousand.
+    pub problems: Vec<Problem>,
+    /// Anything else worth saying.
+    pub warnings: Vec<String>,
+}
+
+/// Takes a snapshot.
+///
+/// # Errors
+/// Exit 11 if another run holds the state, 2/4/10/12 as the keys and the store demand, 130 if
+/// interrupted. In each case nothing was committed, and packs already stored serve the next run.
+/// Files that could not be captured are no error: the receipt says `incomplete`.
+pub fn snapshot(request: &SnapshotRequest<'_>) -> Result<Outcome> {
+    let started_at = (request.clock)();
+    let state_dir = StateDir::lock(&request.state_dir)?;
+    let block = |future| request.runtime.block_on(request.cancel.guard(future));
+    let mut view = block(Box::pin(StoreView::list(request.store))).context(|| "listing the store".to_owned())?;
+    let keys = request.runtime.block_on(establish(request, &view))?;
+    let state = state_dir.source(&keys.store_id, &request.source)?;
+    state.settle(&|key| view.has_receipt(key))?;
+    let recipients = keys.recipients.hash();
+    for _ in 0..PASSES {
+        let stored = Stored::default();
+        let index = ChunkIndex::default();
+        let previous = state.load(&index, &|line| line.keys == recipients && view.has_pack(line));
+        let pass = Pass {
+            store: request.store,
+            runtime: request.runtime,
+            recipients: &keys.recipients,
+            walk: &request.walk,
+            excluded: request.excluded.clone(),
+            state: &state,
+            scratch: state_dir.scratch()?,
+            index: &index,
+            previous: &previous,
+            stored: &stored,
+            uploads: uploads(request.upload_concurrency, request.memory),
+            cancel: request.cancel,
+            progress: request.progress,
+        };
+        let (built, findings) = pass.run()?;
+        view = block(Box::pin(StoreView::list(request.store)))
+            .context(|| "listing the store before the commit".to_owned())?;
+        if let Some(gone) = built.packs.iter().find(|line| !view.has_pack(line)) {
+            tracing::warn!("{} was removed from the store during the run; starting again", layout::pack(gone.pack));
+            continue;
+        }
+        let receipt = receipt(request, &view, &keys, started_at, &built, &findings, &stored);
+        let id = commit(request, &view, &state, &built, &receipt)?;
+        return Ok(Outcome {
+            id,
+            receipt,
+            bytes_read: findings.bytes_read,
+            unchanged: findings.unchanged,
+            chunks_reused: stored.chunks_reused.load(Ordering::Relaxed),
+            problems: findings.problems,
+            warnings: keys.warnings,
+        });
+    }
+    Err(Error::new(ExitCode::Failed, "packs kept disappearing from the store while the snapshot was taken")
+        .hint("find out who deletes objects from this store; nothing was committed"))
+}
+
+async fn establish(request: &SnapshotRequest<'_>, view: &StoreView) -> Result<HostKeys> {
+    let mut config = request.keys.clone();
+    config.pins.push(request.signing_key.signer().clone());
+    request.cancel.guard(HostKeys::establish(request.store, view, &config)).await
+}
+
+fn receipt(
+    request: &SnapshotRequest<'_>,
+    view: &StoreView,
+    keys: &HostKeys,
+    started_at: Timestamp,
+    built: &Built,
+    findings: &Findings,
+    stored: &Stored,
+) -> Receipt {
+    let predecessor = view.newest(&request.source).cloned();
+    let (finished_at, skew) = end_time((request.clock)(), predecessor.as_ref());
+    Receipt {
+        kind: TYPE.to_owned(),
+        format: FORMAT,
+        requires: Vec::new(),
+        store_id: keys.store_id.clone(),
+        source: request.source.clone(),
+        host: request.host.clone(),
+        seq: predecessor.as_ref().map_or(1, |p| p.seq() + 1),
+        predecessor,
+        started_at,
+        finished_at,
+        clock_skew_seconds: skew,
+        status: if findings.is_complete() { Status::Complete } else { Status::Incomplete },
+        profile: request.profile.clone(),
+        versions: request.versions.clone(),
+        tags: request.tags.clone(),
+        counts: findings.counts,
+        packs_stored: stored.packs.load(Ordering::Relaxed),
+        bytes_stored: stored.bytes.load(Ordering::Relaxed),
+        pack_list: packlist::write(built.packs.clone()).0,
+        root: built.root,
+        program: concat!("opsctl ", env!("CARGO_PKG_VERSION")).to_owned(),
+    }
+}
+
+/// Whole seconds, rounded up so that nothing in the snapshot is younger than it says; after the
+/// predecessor whatever the clock says. And how far ahead of the clock that is, where it is more than
+/// two runs in one second explain.
+fn end_time(now: Timestamp, predecessor: Option<&SnapshotId>) -> (Timestamp, Option<i64>) {
+    let up = i64::from(now.subsec_nanosecond() > 0);
+    let now = Timestamp::from_second(now.as_second() + up).unwrap_or(now);
+    let after = predecessor.and_then(|p| p.finished_at().checked_add(SignedDuration::from_secs(1)).ok());
+    let end = after.map_or(now, |after| after.max(now));
+    let skew = end.as_second() - now.as_second();
+    (end, (skew > 1).then_some(skew))
+}
+
+/// Pack list, signature, receipt, in this order; then the state follows.
+fn commit(
+    request: &SnapshotRequest<'_>,
+    view: &StoreView,
+    state: &SourceState,
+    built: &Built,
+    receipt: &Receipt,
+) -> Result<SnapshotId> {
+    let put = |key: &str, bytes: Vec<u8>| -> Result<()> {
+        let stored = request.store.create(key, PutPayload::from(bytes));
+        request.runtime.block_on(request.cancel.guard(stored)).map(|_| ()).context(|| format!("storing {key}"))
+    };
+    let (name, lines) = packlist::write(built.packs.clone());
+    let list_key = layout::pack_list(name);
+    if !view.has_pack_list(&list_key) {
+        put(&list_key, lines)?;
+    }
+    let (id, bytes) = receipt.write()?;
+    let key = layout::receipt(&receipt.source, &id);
+    let signature = request.signing_key.sign(&bytes, &format!("opsctl {key}"))?;
+    state.save_receipt(&key, &bytes)?;
+    put(&format!("{key}{}", layout::SIGNATURE), signature.into_bytes())?;
+    put(&key, bytes)?;
+    state.adopt()?;
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_time_is_after_the_predecessor_whatever_the_clock_says() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let before: SnapshotId = "20260307T140000Z-000001-0123456789abcdef".parse().unwrap();
+        assert_eq!(end_time(at("2026-03-07T15:00:00.1Z"), Some(&before)), (at("2026-03-07T15:00:01Z"), None));
+        assert_eq!(end_time(at("2026-03-07T14:00:00Z"), Some(&before)), (at("2026-03-07T14:00:01Z"), None));
+        assert_eq!(end_time(at("2026-03-06T14:00:00Z"), Some(&before)), (at("2026-03-07T14:00:01Z"), Some(86_401)));
+        assert_eq!(end_time(at("2026-03-06T14:00:00Z"), None).1, None);
+    }
+}

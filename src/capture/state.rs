@@ -1,0 +1,509 @@
+//! What a host remembers between runs, so that unchanged files are not read and known chunks not stored.
+//!
+//! Files below `<state-dir>/<store id>/<source>/`:
+//! `tree` the last committed manifest with local columns; `tree.next` and `receipt.next` a commit under
+//! way; `pending` packs that were stored since; `draft` the walk under way.
+//!
+//! Invariants:
+//! * Losing any of it costs one full upload and nothing else; a damaged file counts as lost.
+//! * Nothing here is believed about the store: the caller says which packs are still there.
+//! * One run at a time: [`StateDir::lock`] holds a lock that the kernel frees when its holder dies.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use rustix::fs::{FlockOperation, Stat, flock};
+use serde::{Deserialize, Serialize};
+
+use super::index::ChunkIndex;
+use crate::archive::entry::{Extent, FrameRef, Kind};
+use crate::archive::hash::{Hash, Hasher};
+use crate::archive::packlist::PackLine;
+use crate::archive::path::EntryPath;
+use crate::{Context as _, Error, ExitCode, Result};
+
+/// The locked state directory of one host.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    /// Held for its lock.
+    _lock: File,
+}
+
+impl StateDir {
+    /// Creates the directory if need be and takes its lock.
+    ///
+    /// # Errors
+    /// Exit 11 if another process holds the lock.
+    pub fn lock(path: &Path) -> Result<Self> {
+        let make = || -> io::Result<File> {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock"))
+        };
+        let lock =
+            make().map_err(|e| Error::from(e).hint("give another place with --state-dir if this one is read-only"));
+        let lock = lock.context(|| format!("cannot use the state directory {}", path.display()))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let message = format!("another opsctl is using the state directory {}", path.display());
+                return Err(Error::new(ExitCode::Busy, message)
+                    .hint("wait for it to finish; the lock goes away with its process"));
+            }
+            Err(e) => return Err(e).context(|| format!("cannot lock {}", path.display())),
+        }
+        let state = Self { path: path.to_owned(), _lock: lock };
+        // Copies of databases that a killed run left behind.
+        let _ = fs::remove_dir_all(state.path.join("scratch"));
+        Ok(state)
+    }
+
+    /// A directory for temporary copies, made on demand.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn scratch(&self) -> Result<PathBuf> {
+        let path = self.path.join("scratch");
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .context(|| format!("cannot make {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// The part for one source in one store.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn source(&self, store_id: &str, source: &str) -> Result<SourceState> {
+        let dir = self.path.join(store_id).join(source);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .context(|| format!("cannot make {}", dir.display()))?;
+        Ok(SourceState { dir })
+    }
+}
+
+/// The state of one source in one store.
+#[derive(Clone, Debug)]
+pub struct SourceState {
+    dir: PathBuf,
+}
+
+/// What the file system said of a file when it was read: equal means unchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Local {
+    /// Device, inode, size.
+    pub id: (u64, u64, i64),
+    /// Modification time.
+    pub mtime: (i64, i64),
+    /// Change time.
+    pub ctime: (i64, i64),
+    /// When reading began, by this host's clock.
+    pub read: (i64, i32),
+    /// The same of a database's `-wal`; `None` if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal: Option<Side>,
+    /// The same of a database's `-journal`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<Side>,
+}
+
+/// What the file system said of a database's side file: inode, size, mtime, ctime.
+pub type Side = (u64, i64, (i64, i64), (i64, i64));
+
+/// The stat of a side file in comparable form.
+#[must_use]
+pub fn side(stat: &Stat) -> Side {
+    (stat.st_ino, stat.st_size, times(stat).0, times(stat).1)
+}
+
+#[expect(clippy::cast_possible_wrap, reason = "nanoseconds are below 2^30")]
+#[expect(clippy::unnecessary_cast, reason = "the width differs between architectures")]
+const fn times(stat: &Stat) -> ((i64, i64), (i64, i64)) {
+    ((stat.st_mtime as i64, stat.st_mtime_nsec as i64), (stat.st_ctime as i64, stat.st_ctime_nsec as i64))
+}
+
+impl Local {
+    /// The local columns of a file that is read now.
+    #[must_use]
+    pub fn new(stat: &Stat, read: jiff::Timestamp, wal: Option<Side>, journal: Option<Side>) -> Self {
+        let (mtime, ctime) = times(stat);
+        let id = (stat.st_dev, stat.st_ino, stat.st_size);
+        Self { id, mtime, ctime, read: (read.as_second(), read.subsec_nanosecond()), wal, journal }
+    }
+
+    /// True if a file that looks like `now` is the one recorded here, unchanged since it was read.
+    ///
+    /// A change in the same clock tick as the reading would not show, so everything must have been
+    /// at rest for two seconds when it was read.
+    #[must_use]
+    pub fn is_unchanged(&self, now: &Self) -> bool {
+        let same = (self.id, self.mtime, self.ctime, self.wal, self.journal)
+            == (now.id, now.mtime, now.ctime, now.wal, now.journal);
+        let rested = |ctime: (i64, i64)| (ctime.0 + 2, ctime.1) < (self.read.0, i64::from(self.read.1));
+        same && rested(self.ctime) && [self.wal, self.journal].iter().flatten().all(|s| rested(s.2) && rested(s.3))
+    }
+}
+
+/// What is needed of an entry's JSON to use it again.
+#[derive(Deserialize)]
+struct Light<'a> {
+    #[serde(rename = "type")]
+    kind: Kind,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    holes: Vec<(u64, u64)>,
+    #[serde(borrow)]
+    path: Option<std::borrow::Cow<'a, str>>,
+    #[serde(borrow)]
+    path_b64: Option<std::borrow::Cow<'a, str>>,
+    #[serde(default)]
+    extents: Vec<Extent>,
+    #[serde(default)]
+    extent_list: Vec<Extent>,
+}
+
+impl Light<'_> {
+    fn path(&self) -> Option<EntryPath> {
+        let owned = |text: &Option<std::borrow::Cow<'_, str>>| text.as_ref().map(|t| t.as_ref().to_owned());
+        EntryPath::from_json(owned(&self.path), owned(&self.path_b64)).ok()
+    }
+}
+
+/// One saved line that may be reused as it is.
+#[derive(Clone, Debug)]
+pub struct SavedLine {
+    /// The local columns.
+    pub local: Local,
+    /// The local columns as saved.
+    pub local_text: String,
+    /// The manifest line.
+    pub entry: String,
+    /// The full extents, if the manifest line only refers to them.
+    pub listed: String,
+    /// What the path is.
+    pub kind: Kind,
+    /// Bytes of content, holes not counted.
+    pub data_len: u64,
+}
+
+/// The previous tree, indexed by path: 24 bytes a file.
+#[derive(Debug, Default)]
+pub struct Previous {
+    file: Option<File>,
+    lines: HashMap<u64, (u64, u32)>,
+}
+
+fn path_key(path: &EntryPath) -> u64 {
+    let hash = Hash::of(path.as_bytes()).0;
+    hash.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte))
+}
+
+impl Previous {
+    /// The saved line of a path. A line that cannot be read counts as not there.
+    #[must_use]
+    pub fn lookup(&self, path: &EntryPath) -> Option<SavedLine> {
+        let (offset, len) = *self.lines.get(&path_key(path))?;
+        let mut bytes = vec![0; len as usize];
+        self.file.as_ref()?.read_exact_at(&mut bytes, offset).ok()?;
+        let text = String::from_utf8(bytes).ok()?;
+        let mut columns = text.splitn(3, '\t');
+        let (local_text, entry) = (columns.next()?.to_owned(), columns.next()?.to_owned());
+        let listed = columns.next().unwrap_or_default().to_owned();
+        let local = serde_json::from_str(&local_text).ok()?;
+        let light: Light<'_> = serde_json::from_str(&entry).ok()?;
+        if light.path()? != *path {
+            return None;
+        }
+        let (kind, holes) = (light.kind, light.holes.iter().map(|(_, len)| len).sum::<u64>());
+        let data_len = light.size.saturating_sub(holes);
+        Some(SavedLine { local, local_text, entry, listed, kind, data_len })
+    }
+}
+
+/// The path of a manifest line.
+///
+/// # Errors
+/// When the line is not what this program wrote.
+pub fn line_path(entry: &str) -> Result<EntryPath> {
+    let light: Light<'_> = serde_json::from_str(entry).map_err(io::Error::from)?;
+    light.path().ok_or_else(|| Error::integrity("a line of the draft has no path"))
+}
+
+/// The extents of a saved line: the ones written into it, and the ones it refers to.
+///
+/// # Errors
+/// When the line is not what this module wrote.
+pub fn line_extents(entry: &str, listed: &str) -> Result<Vec<Extent>> {
+    let damaged = |e| Error::new(ExitCode::Failed, "a line of the state is damaged").because(io::Error::from(e));
+    let light: Light<'_> = serde_json::from_str(entry).map_err(damaged)?;
+    let mut all = light.extents;
+    all.extend(light.extent_list);
+    if !listed.is_empty() {
+        all.extend(serde_json::from_str::<Vec<Extent>>(listed).map_err(damaged)?);
+    }
+    Ok(all)
+}
+
+/// One line of `pending`: a pack that was stored, and what is in it.
+#[derive(Serialize, Deserialize)]
+struct PendingLine {
+    pack: PackLine,
+    frames: Vec<(FrameRef, Vec<Hash>)>,
+}
+
+impl SourceState {
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Loads the last tree and the packs stored since. `usable` says of a pack whether it may be reused.
+    #[must_use]
+    pub fn load(&self, index: &ChunkIndex, usable: &dyn Fn(&PackLine) -> bool) -> Previous {
+        let previous = self.load_tree(index, usable).unwrap_or_else(|e| {
+            if e.kind() != io::ErrorKind::NotFound {
+                tracing::warn!("the saved state is not usable, everything is read again: {e}");
+            }
+            Previous::default()
+        });
+        // A line cut short by a crash ends the list; what stands before it is good.
+        let _ = self.load_pending(index, usable);
+        index.loaded();
+        previous
+    }
+
+    fn load_tree(&self, index: &ChunkIndex, usable: &dyn Fn(&PackLine) -> bool) -> io::Result<Previous> {
+        self.verify_tree()?;
+        let file = File::open(self.path("tree"))?;
+        let mut lines = HashMap::new();
+        let mut offset = 0_u64;
+        for line in BufReader::with_capacity(1 << 20, &file).split(b'\n') {
+            let line = line?;
+            let (kind, rest) = line.split_at(line.len().min(2));
+            let rest = std::str::from_utf8(rest).map_err(io::Error::other)?;
+            match kind {
+                b"P\t" => {
+                    let pack: PackLine = serde_json::from_str(rest)?;
+                    if usable(&pack) {
+                        index.add_pack(pack);
+                    }
+                }
+                b"N\t" => add_extents(index, &serde_json::from_str::<Vec<Extent>>(rest)?),
+                b"E\t" => {
+                    let mut columns = rest.splitn(3, '\t').skip(1);
+                    let entry = columns.next().unwrap_or_default();
+                    let extents = line_extents(entry, columns.next().unwrap_or_default()).map_err(io::Error::other)?;
+                    add_extents(index, &extents);
+                    let reusable = extents.iter().all(|x| index.pack_number(x.pack).is_some());
+                    if let Some(path) = line_path(entry).ok().filter(|_| reusable) {
+                        let len = u32::try_from(rest.len()).map_err(io::Error::other)?;
+                        lines.insert(path_key(&path), (offset + 2, len));
+                    }
+                }
+                _ => {}
+            }
+            offset += line.len() as u64 + 1;
+        }
+        Ok(Previous { file: Some(file), lines })
+    }
+
+    /// Compares the tree with the hash in its last line.
+    fn verify_tree(&self) -> io::Result<()> {
+        let mut hasher = Hasher::default();
+        let mut last = Vec::new();
+        let mut reader = BufReader::with_capacity(1 << 20, File::open(self.path("tree"))?);
+        loop {
+            let mut line = Vec::new();
+            if reader.read_until(b'\n', &mut line)? == 0 {
+                break;
+            }
+            hasher.update(&last);
+            last = line;
+        }
+        let expected = format!("Z\t{}\n", hasher.finish());
+        if last == expected.as_bytes() { Ok(()) } else { Err(io::Error::other("it is cut short or damaged")) }
+    }
+
+    fn load_pending(&self, index: &ChunkIndex, usable: &dyn Fn(&PackLine) -> bool) -> io::Result<()> {
+        for line in BufReader::new(File::open(self.path("pending"))?).lines() {
+            let line: PendingLine = serde_json::from_str(&line?)?;
+            if usable(&line.pack) {
+                let number = index.add_pack(line.pack);
+                for (place, chunks) in line.frames {
+                    index.place(number, place, chunks);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the list of packs stored since the last commit.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn pending(&self) -> Result<Pending> {
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(self.path("pending"))?;
+        Ok(Pending(Mutex::new(file)))
+    }
+
+    /// A new file of the state, replacing one of that name.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn create(&self, name: &str) -> Result<File> {
+        let path = self.path(name);
+        let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).mode(0o600).open(&path);
+        file.context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Keeps the exact bytes of a receipt that is about to be stored.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn save_receipt(&self, key: &str, bytes: &[u8]) -> Result<()> {
+        let mut file = self.create("receipt.next")?;
+        file.write_all(key.as_bytes())?;
+        file.write_all(b"\n")?;
+        file.write_all(bytes)?;
+        Ok(file.sync_all()?)
+    }
+
+    /// Settles a commit that an earlier run did not see the end of: if its receipt is in the store
+    /// (`stored`), its tree becomes the last tree, else it is dropped.
+    ///
+    /// # Errors
+    /// When the state cannot be changed.
+    pub fn settle(&self, stored: &dyn Fn(&str) -> bool) -> Result<()> {
+        let key = match fs::read_to_string(self.path("receipt.next")) {
+            Ok(text) => text.lines().next().unwrap_or_default().to_owned(),
+            Err(_) => return Ok(()),
+        };
+        if stored(&key) {
+            self.adopt()
+        } else {
+            let _ = fs::remove_file(self.path("tree.next"));
+            Ok(fs::remove_file(self.path("receipt.next"))?)
+        }
+    }
+
+    /// Makes `tree.next` the last tree: the snapshot is committed.
+    ///
+    /// # Errors
+    /// When the state cannot be changed.
+    pub fn adopt(&self) -> Result<()> {
+        for name in ["draft", "pending"] {
+            let _ = fs::remove_file(self.path(name));
+        }
+        if self.path("tree.next").exists() {
+            fs::rename(self.path("tree.next"), self.path("tree"))?;
+        }
+        let _ = fs::remove_file(self.path("receipt.next"));
+        Ok(())
+    }
+}
+
+fn add_extents(index: &ChunkIndex, extents: &[Extent]) {
+    for extent in extents {
+        if let Some(number) = index.pack_number(extent.pack) {
+            index.place(number, extent.frame, [extent.chunk]);
+        }
+    }
+}
+
+/// The list of packs stored since the last commit.
+#[derive(Debug)]
+pub struct Pending(Mutex<File>);
+
+impl Pending {
+    /// Records a stored pack.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn record(&self, pack: PackLine, frames: Vec<(FrameRef, Vec<Hash>)>) -> Result<()> {
+        let mut line =
+            serde_json::to_vec(&PendingLine { pack, frames }).map_err(|e| Error::integrity(e.to_string()))?;
+        line.push(b'\n');
+        let mut file = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Ok(file.write_all(&line)?)
+    }
+}
+
+/// Writes a tree file.
+#[derive(Debug)]
+pub struct TreeWriter {
+    out: BufWriter<File>,
+    hasher: Hasher0,
+}
+
+/// A hasher with a `Debug` that says nothing.
+#[derive(Default)]
+struct Hasher0(Hasher);
+
+impl std::fmt::Debug for Hasher0 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hasher")
+    }
+}
+
+impl TreeWriter {
+    /// Starts `tree.next`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn new(state: &SourceState) -> Result<Self> {
+        Ok(Self { out: BufWriter::with_capacity(1 << 20, state.create("tree.next")?), hasher: Hasher0::default() })
+    }
+
+    fn line(&mut self, parts: &[&[u8]]) -> io::Result<()> {
+        for part in parts.iter().chain(&[&b"\n"[..]]) {
+            self.hasher.0.update(part);
+            self.out.write_all(part)?;
+        }
+        Ok(())
+    }
+
+    /// A pack that later lines refer to.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn pack(&mut self, pack: &PackLine) -> Result<()> {
+        Ok(self.line(&[b"P\t", &serde_json::to_vec(pack).map_err(io::Error::from)?])?)
+    }
+
+    /// An entry with its local columns.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn entry(&mut self, local: &str, entry: &str, listed: &str) -> Result<()> {
+        Ok(self.line(&[b"E\t", local.as_bytes(), b"\t", entry.as_bytes(), b"\t", listed.as_bytes()])?)
+    }
+
+    /// Chunks that are part of no file: nodes of the manifest.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn nodes(&mut self, extents: &[Extent]) -> Result<()> {
+        Ok(self.line(&[b"N\t", &serde_json::to_vec(extents).map_err(io::Error::from)?])?)
+    }
+
+    /// Closes the file with its hash.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn finish(mut self) -> Result<()> {
+        let end = format!("Z\t{}\n", self.hasher.0.finish());
+        self.out.write_all(end.as_bytes())?;
+        let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        // Unlike the tree, the order against the receipt matters: it is on disk before that is stored.
+        Ok(file.sync_all()?)
+    }
+}

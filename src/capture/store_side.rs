@@ -1,0 +1,223 @@
+//! From chunks to stored packs: encode frames, encrypt packs, upload them.
+//!
+//! ```text
+//! readers ─chunks→ Encoder ─frames→ packer ─packs→ uploaders ─→ store, then `pending`
+//! ```
+//! Invariants: every queue is bounded, so memory is packs in flight plus a few frames; a chunk's
+//! place is known only once its pack is closed; a pack is in `pending` only once the store has it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use object_store::PutPayload;
+
+use super::index::ChunkIndex;
+use super::state::Pending;
+use super::stop::Stop;
+use crate::archive::entry::FrameRef;
+use crate::archive::frame::{self, FrameCodec, TAR_END};
+use crate::archive::hash::Hash;
+use crate::archive::keyring::Recipients;
+use crate::archive::layout;
+use crate::archive::pack::{Pack, PackWriter, TARGET};
+use crate::archive::packlist::PackLine;
+use crate::providers::store::Store;
+use crate::{Context as _, Error, Result};
+
+/// zstd level: the knee between ratio and speed for source trees and databases.
+const LEVEL: i32 = 3;
+
+/// Counters of one run.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// Packs that the store has taken.
+    pub packs: AtomicU64,
+    /// Bytes of these packs.
+    pub bytes: AtomicU64,
+    /// Chunks that were already known.
+    pub chunks_reused: AtomicU64,
+}
+
+/// One message to the packer.
+pub enum ToPacker {
+    /// A compressed frame and the chunks in it.
+    Frame {
+        /// Compressed bytes.
+        bytes: Vec<u8>,
+        /// Length before compression.
+        decoded: u32,
+        /// Its chunks.
+        chunks: Vec<Hash>,
+    },
+    /// Close the pack now; answer when all chunks so far have a place.
+    Close(Sender<()>),
+}
+
+fn stopped<T>(_: T) -> Error {
+    // The other end of a channel only goes away when the run is stopping; the cause is kept in `Stop`.
+    Error::interrupted()
+}
+
+/// Builds frames out of chunks. One for each thread that has chunks to store.
+pub struct Encoder<'a> {
+    codec: FrameCodec,
+    tar: Vec<u8>,
+    chunks: Vec<Hash>,
+    out: Sender<ToPacker>,
+    index: &'a ChunkIndex,
+    stored: &'a Stored,
+}
+
+impl<'a> Encoder<'a> {
+    /// An encoder that feeds the packer behind `out`.
+    ///
+    /// # Errors
+    /// When zstd cannot be set up.
+    pub fn new(out: Sender<ToPacker>, index: &'a ChunkIndex, stored: &'a Stored) -> Result<Self> {
+        Ok(Self { codec: FrameCodec::new(LEVEL)?, tar: Vec::new(), chunks: Vec::new(), out, index, stored })
+    }
+
+    /// Stores `content` unless it is known already; returns its name.
+    ///
+    /// # Errors
+    /// When the run is stopping or a frame does not decode to its input.
+    pub fn add(&mut self, content: &[u8]) -> Result<Hash> {
+        let chunk = Hash::of(content);
+        if self.claim(chunk) {
+            self.add_claimed(chunk, content)?;
+        }
+        Ok(chunk)
+    }
+
+    /// True if the caller must store `chunk`, with [`Encoder::add_claimed`] here or elsewhere.
+    pub fn claim(&self, chunk: Hash) -> bool {
+        let new = self.index.claim(chunk);
+        if !new {
+            self.stored.chunks_reused.fetch_add(1, Ordering::Relaxed);
+        }
+        new
+    }
+
+    /// Stores a chunk that the caller has claimed.
+    ///
+    /// # Errors
+    /// As [`Encoder::add`].
+    pub fn add_claimed(&mut self, chunk: Hash, content: &[u8]) -> Result<()> {
+        if frame::entry_size(content.len()) >= frame::TARGET {
+            let mut tar = Vec::with_capacity(frame::entry_size(content.len()));
+            frame::append_entry(&mut tar, chunk, content);
+            return self.send(&tar, vec![chunk]);
+        }
+        frame::append_entry(&mut self.tar, chunk, content);
+        self.chunks.push(chunk);
+        if self.tar.len() >= frame::TARGET { self.flush() } else { Ok(()) }
+    }
+
+    /// Sends what is left.
+    ///
+    /// # Errors
+    /// As [`Encoder::add`].
+    pub fn flush(&mut self) -> Result<()> {
+        if self.chunks.is_empty() {
+            return Ok(());
+        }
+        let chunks = std::mem::take(&mut self.chunks);
+        let mut tar = std::mem::take(&mut self.tar);
+        self.send(&tar, chunks)?;
+        tar.clear();
+        self.tar = tar;
+        Ok(())
+    }
+
+    /// Sends what is left and waits until every chunk sent so far has a place.
+    ///
+    /// # Errors
+    /// As [`Encoder::add`].
+    pub fn close_pack(&mut self) -> Result<()> {
+        self.flush()?;
+        let (answer, closed) = bounded(1);
+        self.out.send(ToPacker::Close(answer)).map_err(stopped)?;
+        closed.recv().map_err(stopped)
+    }
+
+    fn send(&mut self, tar: &[u8], chunks: Vec<Hash>) -> Result<()> {
+        let bytes = self.codec.encode(tar)?;
+        let decoded = u32::try_from(tar.len()).map_err(|_| Error::integrity("a frame is larger than 4 GiB"))?;
+        self.out.send(ToPacker::Frame { bytes, decoded, chunks }).map_err(stopped)
+    }
+}
+
+/// A closed pack on its way to the store.
+pub struct ClosedPack {
+    pack: Pack,
+    line: PackLine,
+    frames: Vec<(FrameRef, Vec<Hash>)>,
+}
+
+/// Puts frames into packs until the senders are gone.
+///
+/// # Errors
+/// When encryption fails or the run is stopping.
+pub fn pack_frames(
+    frames: &Receiver<ToPacker>,
+    packs: &Sender<ClosedPack>,
+    recipients: &Recipients,
+    index: &ChunkIndex,
+) -> Result<()> {
+    let end = FrameCodec::new(LEVEL)?.encode(&TAR_END)?;
+    let keys = recipients.hash();
+    let mut open: Option<(PackWriter, Vec<(FrameRef, Vec<Hash>)>)> = None;
+    let close = |open: &mut Option<(PackWriter, Vec<(FrameRef, Vec<Hash>)>)>| -> Result<()> {
+        let Some((writer, frames)) = open.take() else { return Ok(()) };
+        let pack = writer.finish(&end)?;
+        let line = PackLine { pack: pack.id, size: pack.size, header: pack.header, keys };
+        let number = index.add_pack(line);
+        for (place, chunks) in &frames {
+            index.place(number, *place, chunks.iter().copied());
+        }
+        packs.send(ClosedPack { pack, line, frames }).map_err(stopped)
+    };
+    for message in frames {
+        match message {
+            ToPacker::Frame { bytes, decoded, chunks } => {
+                if open.is_none() {
+                    open = Some((PackWriter::new(recipients)?, Vec::new()));
+                }
+                if let Some((writer, placed)) = &mut open {
+                    placed.push((writer.append(&bytes, decoded)?, chunks));
+                    if writer.len() >= TARGET {
+                        close(&mut open)?;
+                    }
+                }
+            }
+            ToPacker::Close(answer) => {
+                close(&mut open)?;
+                answer.send(()).map_err(stopped)?;
+            }
+        }
+    }
+    close(&mut open)
+}
+
+/// Stores packs until the packer is gone.
+///
+/// # Errors
+/// When the store does not take one, or the run is stopping.
+pub fn upload_packs(
+    packs: &Receiver<ClosedPack>,
+    store: &Store,
+    runtime: &tokio::runtime::Handle,
+    pending: &Pending,
+    stored: &Stored,
+    stop: &Stop,
+) -> Result<()> {
+    for closed in packs {
+        let key = layout::pack(closed.line.pack);
+        let body = PutPayload::from_iter(closed.pack.body);
+        runtime.block_on(stop.guard(store.create(&key, body))).context(|| format!("storing {key}"))?;
+        pending.record(closed.line, closed.frames)?;
+        stored.packs.fetch_add(1, Ordering::Relaxed);
+        stored.bytes.fetch_add(closed.line.size, Ordering::Relaxed);
+    }
+    Ok(())
+}

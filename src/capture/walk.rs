@@ -1,0 +1,553 @@
+//! Walks a tree in the order of a manifest and says of every path what to do with it.
+//!
+//! Invariants:
+//! * Directory-relative and without following links, at any depth; a directory deeper than
+//!   [`KEEP_OPEN`] gives its descriptor back and is found again by inode.
+//! * Each path below the root is emitted exactly once, in manifest order: read, reused, recorded,
+//!   excluded or missing. Nothing is silently left out but the paths that are never ours.
+//! * Of a git repository everything but `objects` is read to its end before `objects` is listed, so
+//!   every object that a captured ref, reflog or index names is there.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::metadata::kind_of;
+use super::read::{ReadDone, ReadJob, Sides, describe, open_file};
+use super::sqlite;
+use super::state::{Local, Previous, SavedLine, side};
+use crate::archive::entry::{Entry, Kind};
+use crate::archive::path::EntryPath;
+use crate::filter::Patterns;
+use crate::{Context as _, Error, ExitCode, Result};
+
+/// Directories deeper than this are closed while their children are walked.
+const KEEP_OPEN: usize = 64;
+/// A directory of git packs is opened file by file; beyond this many files it is not.
+const MAX_OPENED: usize = 512;
+/// How often a directory of git packs is listed again because a file vanished.
+const RELIST: u32 = 5;
+
+/// What a walk looks at.
+#[derive(Clone, Debug)]
+pub struct WalkOptions {
+    /// The captured directory.
+    pub root: PathBuf,
+    /// Names at the root that are never captured or mentioned, such as `lost+found`.
+    pub not_ours: Vec<String>,
+    /// Left out because the caller said so.
+    pub exclude: Patterns,
+    /// Left out because the profile calls them recoverable: paths from the root.
+    pub recoverable: Vec<EntryPath>,
+    /// Device and inode of directories that are opsctl's own: the state, a store in a folder.
+    pub own: Vec<(u64, u64)>,
+    /// Walk into other file systems mounted below the root.
+    pub cross_file_systems: bool,
+    /// Read every file, changed or not.
+    pub rescan: bool,
+}
+
+/// One path, in manifest order.
+pub enum Item {
+    /// Unchanged since the last snapshot: its line is used again.
+    Reused(Box<SavedLine>, EntryPath),
+    /// Complete as it is: a directory, a link, a special file, or something left out.
+    Entry(Box<Entry>, Option<Local>),
+    /// A file that is being read.
+    Reading {
+        /// The result.
+        done: Receiver<ReadDone>,
+        /// Its path.
+        path: EntryPath,
+        /// Device and inode if it has several names.
+        inode: Option<(u64, u64)>,
+    },
+    /// Another name of a file that came before.
+    Link {
+        /// Metadata as for the first name; the content is that of the first name.
+        path: EntryPath,
+        /// Device and inode.
+        inode: (u64, u64),
+    },
+    /// Gone between listing and looking.
+    Vanished(EntryPath),
+}
+
+impl Item {
+    fn path(&self) -> &EntryPath {
+        match self {
+            Self::Entry(entry, _) => &entry.path,
+            Self::Reused(_, path) | Self::Reading { path, .. } | Self::Link { path, .. } | Self::Vanished(path) => path,
+        }
+    }
+}
+
+/// Takes what the walk finds.
+pub trait Visitor {
+    /// The next path in manifest order.
+    ///
+    /// # Errors
+    /// Ends the walk.
+    fn item(&mut self, item: Item) -> Result<()>;
+
+    /// A file to be read; `size` is what the directory says.
+    ///
+    /// # Errors
+    /// Ends the walk.
+    fn read(&mut self, job: ReadJob, size: u64) -> Result<()>;
+}
+
+/// A directory being walked.
+struct Level {
+    path: EntryPath,
+    /// `None` while it is closed because the walk is deep below it.
+    dir: Option<Arc<OwnedFd>>,
+    inode: (u64, u64),
+    todo: VecDeque<Step>,
+    listing: Arc<Listing>,
+    /// Files opened when the directory was listed.
+    opened: HashMap<Vec<u8>, OwnedFd>,
+    git: Option<Git>,
+}
+
+enum Step {
+    Name(Vec<u8>),
+    /// All other parts of a git repository are under way: wait for them.
+    GitRefsRead,
+}
+
+/// What a directory's listing says of databases in it.
+#[derive(Default)]
+struct Listing {
+    databases: HashMap<Vec<u8>, Sides>,
+    side_files: Vec<Vec<u8>>,
+}
+
+/// A git repository being walked.
+struct Git {
+    /// Held by each job of the first part.
+    group: Option<Sender<()>>,
+    finished: Receiver<()>,
+    /// Items that come after `objects` in manifest order.
+    after: Vec<Item>,
+}
+
+/// The walk itself.
+pub struct Walker<'a> {
+    options: &'a WalkOptions,
+    previous: &'a Previous,
+    visitor: &'a mut dyn Visitor,
+    levels: Vec<Level>,
+    /// Items of the first part of the git repositories that the walk is in, outermost first.
+    held: Vec<Vec<Item>>,
+    links: HashMap<(u64, u64), ()>,
+    root_device: u64,
+}
+
+impl<'a> Walker<'a> {
+    /// Walks the whole tree.
+    ///
+    /// # Errors
+    /// When the root cannot be read, or the visitor fails. Anything below the root that cannot be
+    /// read becomes an item.
+    pub fn walk(options: &'a WalkOptions, previous: &'a Previous, visitor: &'a mut dyn Visitor) -> Result<()> {
+        let root = open_root(&options.root)?;
+        let stat = rustix::fs::fstat(&root)?;
+        let mut walker = Self {
+            options,
+            previous,
+            visitor,
+            levels: Vec::new(),
+            held: Vec::new(),
+            links: HashMap::new(),
+            root_device: stat.st_dev,
+        };
+        let entry = walker.directory_entry(EntryPath::root(), root.as_fd(), &stat)?;
+        walker.emit(entry)?;
+        walker.enter(EntryPath::root(), root, &stat).context(|| format!("cannot list {}", options.root.display()))?;
+        while let Some(step) = walker.next_step() {
+            match step {
+                Some(Step::Name(name)) => walker.visit(&name)?,
+                Some(Step::GitRefsRead) => walker.git_refs_read()?,
+                None => walker.leave()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The next step of the innermost directory: `Some(None)` at its end, `None` at the end of the walk.
+    fn next_step(&mut self) -> Option<Option<Step>> {
+        self.levels.last_mut().map(|level| level.todo.pop_front())
+    }
+
+    fn emit(&mut self, item: Item) -> Result<()> {
+        match self.held.last_mut() {
+            Some(held) => {
+                held.push(item);
+                Ok(())
+            }
+            None => self.visitor.item(item),
+        }
+    }
+
+    fn visit(&mut self, name: &[u8]) -> Result<()> {
+        let Some(level) = self.levels.last_mut() else { return Ok(()) };
+        let Some(dir) = level.dir.clone() else { return Ok(()) };
+        let listing = level.listing.clone();
+        let opened = level.opened.remove(name);
+        let path = level.path.join(name)?;
+        if listing.side_files.iter().any(|side| side == name) {
+            return Ok(());
+        }
+        let stat = match &opened {
+            Some(file) => rustix::fs::fstat(file),
+            None => rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW),
+        };
+        let stat = match stat {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return self.emit(Item::Vanished(path)),
+            Err(e) => {
+                return self.emit(missing(
+                    path,
+                    Kind::File,
+                    &format!("cannot be examined: {}", std::io::Error::from(e)),
+                ));
+            }
+        };
+        let kind = kind_of(&stat).unwrap_or(Kind::File);
+        if let Some(reason) = self.excluded(&path, kind, &stat) {
+            return self.emit_excluded(path, kind, &dir, name, &stat, reason);
+        }
+        match kind {
+            Kind::Dir => self.visit_directory(path, &dir, name, &stat),
+            Kind::File => self.visit_file(path, &dir, name, &stat, listing.databases.get(name).cloned(), opened),
+            _ => self.visit_other(path, kind, &dir, name, &stat),
+        }
+    }
+
+    fn excluded(&self, path: &EntryPath, kind: Kind, stat: &Stat) -> Option<String> {
+        if self.options.recoverable.contains(path) {
+            return Some("recoverable".to_owned());
+        }
+        if self.options.exclude.matches(path) {
+            return Some("pattern".to_owned());
+        }
+        if kind == Kind::Dir && self.options.own.contains(&(stat.st_dev, stat.st_ino)) {
+            return Some("belongs to opsctl".to_owned());
+        }
+        let elsewhere = stat.st_dev != self.root_device && !self.options.cross_file_systems;
+        (elsewhere && matches!(kind, Kind::Dir | Kind::File)).then(|| "other file system".to_owned())
+    }
+
+    fn emit_excluded(
+        &mut self,
+        path: EntryPath,
+        kind: Kind,
+        dir: &Arc<OwnedFd>,
+        name: &[u8],
+        stat: &Stat,
+        reason: String,
+    ) -> Result<()> {
+        let mut entry = Entry::new(path, kind);
+        if let Err(e) = describe(&mut entry, dir.as_fd(), name, stat, None) {
+            tracing::debug!("metadata of an excluded path: {e}");
+        }
+        entry.excluded = Some(reason);
+        self.emit(Item::Entry(Box::new(entry), None))
+    }
+
+    fn visit_directory(&mut self, path: EntryPath, parent: &Arc<OwnedFd>, name: &[u8], stat: &Stat) -> Result<()> {
+        let dir = match open_dir(parent, name) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT) => return self.emit(Item::Vanished(path)),
+            Err(e) => {
+                return self.emit(missing(path, Kind::Dir, &format!("cannot be opened: {}", std::io::Error::from(e))));
+            }
+        };
+        let now = rustix::fs::fstat(&dir)?;
+        if (now.st_dev, now.st_ino) != (stat.st_dev, stat.st_ino) {
+            return self.emit(missing(path, Kind::Dir, "it was replaced while it was looked at"));
+        }
+        let item = self.directory_entry(path.clone(), dir.as_fd(), &now)?;
+        match self.list(&path, dir, &now) {
+            Ok(level) => {
+                self.emit(item)?;
+                self.push(level);
+                Ok(())
+            }
+            Err(e) => self.emit(missing(path, Kind::Dir, &format!("cannot be listed: {}", e.full_message()))),
+        }
+    }
+
+    fn directory_entry(&self, path: EntryPath, dir: std::os::fd::BorrowedFd<'_>, stat: &Stat) -> Result<Item> {
+        let local = Local::new(stat, jiff::Timestamp::now(), None, None);
+        if let Some(line) = self.unchanged(&path, &local) {
+            return Ok(Item::Reused(Box::new(line), path));
+        }
+        let mut entry = Entry::new(path, Kind::Dir);
+        describe(&mut entry, dir, b".", stat, Some(dir))?;
+        Ok(Item::Entry(Box::new(entry), Some(local)))
+    }
+
+    fn visit_other(&mut self, path: EntryPath, kind: Kind, dir: &Arc<OwnedFd>, name: &[u8], stat: &Stat) -> Result<()> {
+        let local = Local::new(stat, jiff::Timestamp::now(), None, None);
+        if let Some(line) = self.unchanged(&path, &local) {
+            return self.emit(Item::Reused(Box::new(line), path));
+        }
+        let mut entry = Entry::new(path.clone(), kind);
+        match describe(&mut entry, dir.as_fd(), name, stat, None) {
+            Ok(()) => self.emit(Item::Entry(Box::new(entry), Some(local))),
+            Err(e) if e.is_vanished() => self.emit(Item::Vanished(path)),
+            Err(e) => {
+                entry.missing = Some(format!("cannot be examined: {e}"));
+                // A link without a target is no valid link: what could not be read is recorded as a file.
+                entry.kind = if kind == Kind::Symlink && entry.target.is_empty() { Kind::File } else { kind };
+                self.emit(Item::Entry(Box::new(entry), None))
+            }
+        }
+    }
+
+    fn visit_file(
+        &mut self,
+        path: EntryPath,
+        dir: &Arc<OwnedFd>,
+        name: &[u8],
+        stat: &Stat,
+        sides: Option<Sides>,
+        opened: Option<OwnedFd>,
+    ) -> Result<()> {
+        let (wal, journal) = sides.as_ref().map_or((None, None), |s| (s.wal, s.journal));
+        let local = Local::new(stat, jiff::Timestamp::now(), wal, journal);
+        if let Some(line) = self.unchanged(&path, &local) {
+            return self.emit(Item::Reused(Box::new(line), path));
+        }
+        let inode = (stat.st_nlink > 1).then_some((stat.st_dev, stat.st_ino));
+        if let Some(inode) = inode {
+            if self.links.insert(inode, ()).is_some() {
+                return self.emit(Item::Link { path, inode });
+            }
+        }
+        let (reply, done) = bounded(1);
+        let group = self.levels.iter().rev().find_map(|level| level.git.as_ref()?.group.clone());
+        let job = ReadJob { dir: dir.clone(), name: name.to_vec(), path: path.clone(), sides, opened, reply, group };
+        self.visitor.read(job, u64::try_from(stat.st_size).unwrap_or(0))?;
+        self.emit(Item::Reading { done, path, inode })
+    }
+
+    fn unchanged(&self, path: &EntryPath, now: &Local) -> Option<SavedLine> {
+        if self.options.rescan {
+            return None;
+        }
+        self.previous.lookup(path).filter(|line| line.local.is_unchanged(now))
+    }
+
+    fn enter(&mut self, path: EntryPath, dir: OwnedFd, stat: &Stat) -> Result<()> {
+        let level = self.list(&path, dir, stat)?;
+        self.push(level);
+        Ok(())
+    }
+
+    fn push(&mut self, level: Level) {
+        if level.git.is_some() {
+            self.held.push(Vec::new());
+        }
+        if self.levels.len() > KEEP_OPEN {
+            if let Some(parent) = self.levels.last_mut() {
+                parent.dir = None;
+            }
+        }
+        self.levels.push(level);
+    }
+
+    /// Lists a directory, sorted, and looks for databases and git repositories in it.
+    fn list(&self, path: &EntryPath, dir: OwnedFd, stat: &Stat) -> Result<Level> {
+        let (mut names, opened) =
+            if self.is_git_packs(path) { open_all(&dir)? } else { (read_names(&dir)?, HashMap::new()) };
+        if path.as_bytes().is_empty() {
+            names.retain(|name| !self.options.not_ours.iter().any(|ours| ours.as_bytes() == name));
+        }
+        let is_git =
+            [&b"HEAD"[..], b"objects", b"refs"].iter().all(|part| names.binary_search_by(|n| n[..].cmp(part)).is_ok());
+        let listing = Arc::new(find_databases(&dir, &names));
+        let mut todo: VecDeque<Step> = names.into_iter().map(Step::Name).collect();
+        let git = is_git.then(|| {
+            todo.retain(|step| !matches!(step, Step::Name(name) if name == b"objects"));
+            todo.push_back(Step::GitRefsRead);
+            todo.push_back(Step::Name(b"objects".to_vec()));
+            let (group, finished) = bounded(0);
+            Git { group: Some(group), finished, after: Vec::new() }
+        });
+        Ok(Level {
+            path: path.clone(),
+            dir: Some(Arc::new(dir)),
+            inode: (stat.st_dev, stat.st_ino),
+            todo,
+            listing,
+            opened,
+            git,
+        })
+    }
+
+    /// True for the `objects/pack` of a repository that the walk is in.
+    fn is_git_packs(&self, path: &EntryPath) -> bool {
+        let packs = |level: &Level| Some(level.path.join(b"objects").ok()?.join(b"pack").ok()? == *path);
+        self.levels.iter().rev().take(2).any(|level| level.git.is_some() && packs(level) == Some(true))
+    }
+
+    /// Everything but `objects` was handed out: waits until it is read, then passes on what comes first.
+    fn git_refs_read(&mut self) -> Result<()> {
+        let Some(level) = self.levels.last_mut() else { return Ok(()) };
+        let objects = level.path.join(b"objects")?;
+        let mut held = self.held.pop().unwrap_or_default();
+        if let Some(git) = &mut level.git {
+            git.group = None;
+            // Nothing is ever sent: this ends when the last job has dropped its sender.
+            let _ = git.finished.recv();
+            let split = held.partition_point(|item| *item.path() < objects);
+            git.after = held.split_off(split);
+        }
+        for item in held {
+            self.emit(item)?;
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<()> {
+        let Some(level) = self.levels.pop() else { return Ok(()) };
+        for item in level.git.map(|git| git.after).unwrap_or_default() {
+            self.emit(item)?;
+        }
+        self.reopen_parent(level.dir.as_deref(), &level.path)
+    }
+
+    /// Opens the innermost directory again if it was closed on the way down.
+    fn reopen_parent(&mut self, child: Option<&OwnedFd>, child_path: &EntryPath) -> Result<()> {
+        let Some(parent) = self.levels.last_mut() else { return Ok(()) };
+        if parent.dir.is_some() {
+            return Ok(());
+        }
+        let found = child.and_then(|child| open_dir(child, b"..").ok());
+        let same = found.filter(|dir| rustix::fs::fstat(dir).is_ok_and(|s| (s.st_dev, s.st_ino) == parent.inode));
+        if let Some(dir) = same {
+            parent.dir = Some(Arc::new(dir));
+            return Ok(());
+        }
+        let rest = std::mem::take(&mut parent.todo);
+        let path = parent.path.clone();
+        for step in rest {
+            if let Step::Name(name) = step {
+                let reason = format!("its directory was moved away while {child_path:?} was read");
+                self.emit(missing(path.join(&name)?, Kind::File, &reason))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn missing(path: EntryPath, kind: Kind, reason: &str) -> Item {
+    let mut entry = Entry::new(path, kind);
+    entry.missing = Some(reason.to_owned());
+    Item::Entry(Box::new(entry), None)
+}
+
+fn open_root(root: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(root, flags, Mode::empty()).map_err(|e| {
+        let code = if e == Errno::NOENT { ExitCode::NotFound } else { ExitCode::Failed };
+        Error::new(code, format!("cannot open {}", root.display())).because(std::io::Error::from(e))
+    })
+}
+
+fn open_dir(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(parent, name, flags | OFlags::NOATIME, Mode::empty()) {
+        Err(Errno::PERM) => rustix::fs::openat(parent, name, flags, Mode::empty()),
+        other => other,
+    }
+}
+
+fn read_names(dir: &OwnedFd) -> Result<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(name.to_vec());
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
+}
+
+/// Lists a directory of git packs and opens every file in it. A repack replaces packs by others that
+/// an earlier listing does not show; an open file stays readable, so a listing counts only if all of
+/// it could be opened.
+fn open_all(dir: &OwnedFd) -> Result<(Vec<Vec<u8>>, HashMap<Vec<u8>, OwnedFd>)> {
+    for _ in 0..RELIST {
+        let names = read_names(dir)?;
+        if names.len() > MAX_OPENED {
+            return Ok((names, HashMap::new()));
+        }
+        let mut opened = HashMap::new();
+        let mut all = true;
+        for name in &names {
+            match open_file(dir, name) {
+                Ok(file) => {
+                    opened.insert(name.clone(), OwnedFd::from(file));
+                }
+                Err(Errno::NOENT) => all = false,
+                // Not readable, or no file: the visit says so.
+                Err(_) => {}
+            }
+        }
+        if all {
+            return Ok((names, opened));
+        }
+    }
+    Err(Error::new(ExitCode::Incomplete, "git kept replacing its packs"))
+}
+
+/// Databases are found by content. Only files with a side file beside them are opened here; the
+/// others are recognised when they are read.
+fn find_databases(dir: &OwnedFd, names: &[Vec<u8>]) -> Listing {
+    let mut listing = Listing::default();
+    for name in names {
+        let Some((stem, suffix)) =
+            sqlite::SIDE_SUFFIXES.iter().find_map(|s| Some((name.strip_suffix(s.as_bytes())?, *s)))
+        else {
+            continue;
+        };
+        let known = listing.databases.contains_key(stem);
+        if names.binary_search_by(|n| n[..].cmp(stem)).is_err() || !(known || is_database_file(dir, stem)) {
+            continue;
+        }
+        let sides = listing.databases.entry(stem.to_vec()).or_default();
+        sides.left_out.push(String::from_utf8_lossy(name).into_owned());
+        let stat = rustix::fs::statat(dir, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW).ok();
+        match suffix {
+            "-wal" => sides.wal = stat.as_ref().map(side),
+            "-journal" => sides.journal = stat.as_ref().map(side),
+            _ => {}
+        }
+        listing.side_files.push(name.clone());
+    }
+    listing
+}
+
+/// An empty file counts: a new database whose first transaction is still in its side file.
+fn is_database_file(dir: &OwnedFd, name: &[u8]) -> bool {
+    use std::io::Read as _;
+    let regular = |stat: Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if !rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(regular) {
+        return false;
+    }
+    let Ok(file) = open_file(dir, name) else { return false };
+    let mut first = Vec::new();
+    file.take(16).read_to_end(&mut first).is_ok() && (first.is_empty() || sqlite::is_database(&first))
+}

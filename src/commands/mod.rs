@@ -1,0 +1,105 @@
+//! The verbs, one file each: arguments → library call → rendering.
+//!
+//! Every verb takes its values from [`Settings`]; its own struct only declares what it alone knows.
+//! The doc comment of an `Args` struct is the command's help.
+
+mod completions;
+mod config;
+mod init;
+mod man;
+mod snapshot;
+
+use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cancel::Cancel;
+use crate::config::{Environment, GlobalArgs, Settings};
+use crate::providers::store::{Location, ProcessEnv, Store};
+use crate::ui::Output;
+use crate::{ExitCode, Result};
+
+/// Keeps a hosted service recoverable: encrypted snapshots, restore, checks
+///
+/// Snapshots of a folder go into an object store: encrypted to age recipients, deduplicated, signed.
+/// Stock age, zstd and tar can open what is stored.
+#[derive(Parser, Debug)]
+#[command(name = "opsctl", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 incomplete, 4 integrity, 10 not found, 11 busy, \
+                        12 key or credential refused, 13 rate-limited, 14 no space, 130 interrupted")]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    #[allow(missing_docs, reason = "the Args struct has the help")]
+    Init(init::InitArgs),
+    #[allow(missing_docs, reason = "the Args struct has the help")]
+    Snapshot(snapshot::SnapshotArgs),
+    #[allow(missing_docs, reason = "the Args struct has the help")]
+    Config(config::ConfigArgs),
+    #[allow(missing_docs, reason = "the Args struct has the help")]
+    Completions(completions::CompletionsArgs),
+    #[allow(missing_docs, reason = "the Args struct has the help")]
+    Man(man::ManArgs),
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// Whatever stops the command; it carries the exit code.
+pub fn dispatch(cli: Cli, settings: &Settings, out: &mut Output) -> Result<ExitCode> {
+    match cli.command {
+        Command::Init(args) => init::run(&args, &Session::start(settings)?, out),
+        Command::Snapshot(args) => snapshot::run(&args, &Session::start(settings)?, out),
+        Command::Config(args) => config::run(&args, settings, out),
+        Command::Completions(args) => completions::run(&args, out),
+        Command::Man(args) => man::run(&args, out),
+    }
+}
+
+/// What a command that touches the world works with.
+pub(crate) struct Session<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) environment: Environment,
+    pub(crate) runtime: Runtime,
+    pub(crate) cancel: Cancel,
+}
+
+impl<'a> Session<'a> {
+    /// Starts the network runtime and begins to listen for SIGINT and SIGTERM.
+    fn start(settings: &'a Settings) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let cancel = Cancel::default();
+        let (mut interrupt, mut terminate) = {
+            let _inside = runtime.enter();
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+        };
+        let asked = cancel.clone();
+        runtime.spawn(async move {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            asked.cancel();
+            // Whoever asks twice does not want to wait for a clean end.
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            std::process::exit(ExitCode::Interrupted.code().into());
+        });
+        Ok(Self { settings, environment: Environment::process(), runtime, cancel })
+    }
+
+    /// The store that the settings name.
+    fn store(&self) -> Result<Store> {
+        Ok(Store::open(&Location::parse(self.settings.store_url()?)?, &ProcessEnv)?)
+    }
+
+    /// Runs network work until it is done or the command is stopped.
+    fn block<T, E: Into<crate::Error>>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T> {
+        self.runtime.block_on(self.cancel.guard(work))
+    }
+}

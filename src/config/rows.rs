@@ -1,0 +1,89 @@
+//! What `opsctl config show` prints: every setting with its value and its origin.
+
+use serde::Serialize;
+
+use super::{KeySource, Origin, Settings, Sourced};
+use crate::ui;
+
+/// One setting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// The name, as flags have it.
+    pub name: &'static str,
+    /// The value as text; `None` when there is none. Secret values are never in it.
+    pub value: Option<String>,
+    /// `flag`, `variable NAME`, `file PATH`, `profile NAME` or `default`.
+    pub origin: String,
+}
+
+/// All settings in a fixed order.
+#[must_use]
+pub fn rows(settings: &Settings) -> Vec<Row> {
+    let snapshot = &settings.snapshot;
+    let profile = &settings.profile.value;
+    let from_profile = Origin::Profile(profile.name.clone());
+    vec![
+        row("config", &settings.config, |path| path.as_ref().map(|path| path.display().to_string())),
+        row("profile", &settings.profile, |profile| Some(format!("{} {}", profile.name, profile.contract_version))),
+        of_profile("data-root", &profile.data_root.display().to_string(), &from_profile),
+        of_profile("recoverable", &profile.recoverable.join(", "), &from_profile),
+        of_profile("not-ours", &profile.not_ours.join(", "), &from_profile),
+        row("store", &settings.store, Clone::clone),
+        row("store-id", &settings.store_id, Clone::clone),
+        row("source", &settings.source, |name| Some(name.clone())),
+        row("state-dir", &settings.state_dir, |path| path.as_ref().map(|path| path.display().to_string())),
+        row("tz", &settings.tz, |zone| Some(crate::time::zone_name(zone))),
+        row("json", &settings.json, |on| Some(on.to_string())),
+        row("log-format", &settings.log_format, word),
+        row("run-id", &settings.run_id, |id| Some(id.clone())),
+        row("verbosity", &settings.verbosity, |level| Some(level.to_string())),
+        row("progress", &settings.progress, |on| Some(on.to_string())),
+        row("color", &settings.color, word),
+        row("recipients", &settings.recipients, list),
+        row("trusted-signers", &settings.trusted_signers, list),
+        row("trust-store-keys", &settings.trust_store_keys, |on| Some(on.to_string())),
+        row("identity", &settings.identity, key),
+        row("signing-key", &settings.signing_key, key),
+        row("exclude", &snapshot.exclude, list),
+        row("exclude-recoverable", &snapshot.exclude_recoverable, |on| Some(on.to_string())),
+        row("upload-concurrency", &snapshot.upload_concurrency, |number| Some(number.to_string())),
+        row("memory", &snapshot.memory, |size| Some(ui::bytes(*size))),
+    ]
+}
+
+/// The rows as a table for people.
+#[must_use]
+pub fn rows_table(rows: &[Row], width: Option<u16>) -> String {
+    let mut table = ui::Table::new(["SETTING", "VALUE", "FROM"]);
+    for row in rows {
+        table.row([row.name.to_owned(), row.value.clone().unwrap_or_else(|| "-".into()), row.origin.clone()]);
+    }
+    table.render(width)
+}
+
+fn row<T>(name: &'static str, setting: &Sourced<T>, show: impl FnOnce(&T) -> Option<String>) -> Row {
+    // Blanked once more: whatever a person put into the wrong setting, its listing shows no key.
+    let value = show(&setting.value).map(|text| ui::redact(&text));
+    Row { name, value, origin: setting.origin.to_string() }
+}
+
+fn of_profile(name: &'static str, value: &str, origin: &Origin) -> Row {
+    Row { name, value: Some(value.to_owned()), origin: origin.to_string() }
+}
+
+fn word<T: clap::ValueEnum>(value: &T) -> Option<String> {
+    value.to_possible_value().map(|word| word.get_name().to_owned())
+}
+
+#[allow(clippy::ptr_arg, reason = "the signature that `row` expects for a list")]
+fn list(values: &Vec<String>) -> Option<String> {
+    (!values.is_empty()).then(|| values.join(", "))
+}
+
+fn key(source: &Option<KeySource>) -> Option<String> {
+    source.as_ref().map(|source| match source {
+        KeySource::Variable(_) => "(set, hidden)".to_owned(),
+        KeySource::File(path) => path.display().to_string(),
+        KeySource::Stdin => "(standard input)".to_owned(),
+    })
+}

@@ -1,0 +1,4 @@
+//! The outside world, one folder each.
+
+pub mod service;
+pub mod store;

@@ -1,0 +1,176 @@
+//! Google Cloud Storage and Azure Blob Storage: from variables to a client.
+//!
+//! Invariants: variables come from the given [`Env`] alone; a build error never repeats its cause, which may quote a
+//! key; and without any credential nothing waits for the metadata address of a cloud that this host is not in.
+
+use std::sync::Arc;
+
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
+use object_store::{ObjectStore, StaticCredentialProvider};
+use url::Url;
+
+use super::env::{Env, first};
+use super::error::StoreError;
+use super::http::{Connector, client_options, no_inner_retries};
+use super::location::Location;
+
+fn bad(detail: &str) -> StoreError {
+    StoreError::BadConfig { detail: detail.into() }
+}
+
+fn no_credentials(location: &Location, variables: &str) -> StoreError {
+    StoreError::Denied { key: location.to_string(), detail: format!("no credentials: set {variables}") }
+}
+
+/// Checks the URL in a variable without ever repeating it.
+fn base_url(name: &str, value: &str) -> Result<String, StoreError> {
+    let problem = || bad(&format!("{name} is not a URL of scheme, host, port and path only"));
+    let url = Url::parse(value).map_err(|_| problem())?;
+    let plain = matches!(url.scheme(), "http" | "https")
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    if plain { Ok(url.as_str().trim_end_matches('/').to_owned()) } else { Err(problem()) }
+}
+
+/// A client for `gs://`.
+pub(super) fn google(location: &Location, env: &dyn Env) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    let emulator = first(env, &["STORAGE_EMULATOR_HOST"])
+        .map(|host| if host.contains("://") { host } else { format!("http://{host}") })
+        .map(|url| base_url("STORAGE_EMULATOR_HOST", &url))
+        .transpose()?;
+    let plain_http = emulator.as_ref().is_some_and(|url| url.starts_with("http://"));
+    let mut builder = GoogleCloudStorageBuilder::new()
+        .with_bucket_name(&location.bucket)
+        .with_client_options(client_options(plain_http))
+        .with_retry(no_inner_retries())
+        .with_http_connector(Connector);
+    if let Some(url) = emulator {
+        // An emulator wants no credentials; a real key must not be sent to it.
+        let nobody = StaticCredentialProvider::new(GcpCredential { bearer: String::new() });
+        builder = builder.with_base_url(&url).with_skip_signature(true).with_credentials(Arc::new(nobody));
+    } else if let Some(key) = first(env, &["GOOGLE_SERVICE_ACCOUNT_KEY"]) {
+        builder = builder.with_service_account_key(key);
+    } else if let Some(path) = first(env, &["GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH"]) {
+        builder = builder.with_service_account_path(path);
+    } else if let Some(path) = first(env, &["GOOGLE_APPLICATION_CREDENTIALS"]) {
+        builder = builder.with_application_credentials(path);
+    } else {
+        return Err(no_credentials(
+            location,
+            "GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT (a file), or GOOGLE_SERVICE_ACCOUNT_KEY (its content)",
+        ));
+    }
+    let store = builder.build().map_err(|_| {
+        bad("the GOOGLE_* variable for the credentials names no readable file, or no service account key in JSON")
+    })?;
+    Ok(Arc::new(store))
+}
+
+/// A client for `az://`.
+pub(super) fn azure(location: &Location, env: &dyn Env) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    let emulator = match first(env, &["AZURE_STORAGE_USE_EMULATOR"]).as_deref() {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(bad("AZURE_STORAGE_USE_EMULATOR is neither true nor false")),
+    };
+    let endpoint =
+        first(env, &["AZURE_STORAGE_ENDPOINT"]).map(|url| base_url("AZURE_STORAGE_ENDPOINT", &url)).transpose()?;
+    if emulator && endpoint.is_some() {
+        return Err(bad("AZURE_STORAGE_USE_EMULATOR has an address of its own: unset it or AZURE_STORAGE_ENDPOINT"));
+    }
+    let plain_http = emulator || endpoint.as_ref().is_some_and(|url| url.starts_with("http://"));
+    let mut builder = MicrosoftAzureBuilder::new()
+        .with_container_name(&location.bucket)
+        .with_use_emulator(emulator)
+        .with_client_options(client_options(plain_http))
+        .with_retry(no_inner_retries())
+        .with_http_connector(Connector);
+    if let Some(endpoint) = endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+
+    let account = first(env, &["AZURE_STORAGE_ACCOUNT_NAME"]);
+    if account.is_none() && !emulator {
+        return Err(no_credentials(
+            location,
+            "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+        ));
+    }
+    if let Some(account) = account {
+        builder = builder.with_account(account);
+    }
+    // In this order, the first complete set is used.
+    let sets: [&[(AzureConfigKey, &[&str])]; 4] = [
+        &[(AzureConfigKey::AccessKey, &["AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCESS_KEY"])],
+        &[(AzureConfigKey::SasKey, &["AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY"])],
+        &[
+            (AzureConfigKey::ClientId, &["AZURE_CLIENT_ID"]),
+            (AzureConfigKey::AuthorityId, &["AZURE_TENANT_ID"]),
+            (AzureConfigKey::FederatedTokenFile, &["AZURE_FEDERATED_TOKEN_FILE"]),
+        ],
+        &[
+            (AzureConfigKey::ClientId, &["AZURE_CLIENT_ID"]),
+            (AzureConfigKey::AuthorityId, &["AZURE_TENANT_ID"]),
+            (AzureConfigKey::ClientSecret, &["AZURE_CLIENT_SECRET"]),
+        ],
+    ];
+    let complete = sets
+        .iter()
+        .find_map(|set| set.iter().map(|(key, names)| Some((*key, first(env, names)?))).collect::<Option<Vec<_>>>());
+    if complete.is_none() && !emulator {
+        return Err(no_credentials(location, "AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN"));
+    }
+    for (key, value) in complete.unwrap_or_default() {
+        builder = builder.with_config(key, value);
+    }
+    let store = builder.build().map_err(|_| {
+        bad("no Azure client can be made: AZURE_STORAGE_ACCOUNT_KEY must be base64, AZURE_STORAGE_SAS_TOKEN a query string")
+    })?;
+    Ok(Arc::new(store))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::providers::store::tests::env;
+
+    type Open = fn(&Location, &dyn Env) -> Result<Arc<dyn ObjectStore>, StoreError>;
+
+    fn problem(open: Open, url: &str, variables: &[(&str, &str)]) -> StoreError {
+        open(&Location::parse(url).unwrap(), &env(variables)).map(|_| ()).unwrap_err()
+    }
+
+    #[test]
+    fn google_needs_a_key_or_an_emulator() {
+        let missing = problem(google, "gs://b", &[]);
+        assert!(matches!(&missing, StoreError::Denied { .. }), "{missing:?}");
+        assert!(missing.to_string().contains("GOOGLE_APPLICATION_CREDENTIALS"));
+        let quoted = problem(google, "gs://b", &[("GOOGLE_SERVICE_ACCOUNT_KEY", "\"hunter2\"")]);
+        assert!(matches!(quoted, StoreError::BadConfig { .. }) && !quoted.to_string().contains("hunter2"), "{quoted}");
+        assert!(
+            problem(google, "gs://b", &[("STORAGE_EMULATOR_HOST", "http://u:hunter2@h")]).to_string().contains("HOST")
+        );
+        google(&Location::parse("gs://b").unwrap(), &env(&[("STORAGE_EMULATOR_HOST", "localhost:4443")])).unwrap();
+    }
+
+    #[test]
+    fn azure_needs_an_account_and_a_key() {
+        let account = ("AZURE_STORAGE_ACCOUNT_NAME", "acc");
+        assert!(problem(azure, "az://c", &[]).to_string().contains("AZURE_STORAGE_ACCOUNT_NAME"));
+        assert!(problem(azure, "az://c", &[account]).to_string().contains("AZURE_STORAGE_SAS_TOKEN"));
+        assert!(problem(azure, "az://c", &[account, ("AZURE_CLIENT_ID", "x")]).to_string().contains("SAS_TOKEN"));
+        let quoted = problem(azure, "az://c", &[account, ("AZURE_STORAGE_ACCOUNT_KEY", "hunter2!")]);
+        assert!(matches!(quoted, StoreError::BadConfig { .. }) && !quoted.to_string().contains("hunter2"), "{quoted}");
+        assert!(matches!(
+            problem(azure, "az://c", &[("AZURE_STORAGE_USE_EMULATOR", "1")]),
+            StoreError::BadConfig { .. }
+        ));
+        let location = Location::parse("az://c/p").unwrap();
+        azure(&location, &env(&[account, ("AZURE_STORAGE_ACCOUNT_KEY", "aGk=")])).unwrap();
+        azure(&location, &env(&[account, ("AZURE_STORAGE_SAS_TOKEN", "?sv=1&sig=x")])).unwrap();
+        azure(&location, &env(&[("AZURE_STORAGE_USE_EMULATOR", "true")])).unwrap();
+    }
+}

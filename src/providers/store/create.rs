@@ -1,0 +1,92 @@
+//! The only write: an object under a name that must not be taken.
+//!
+//! Invariant: settling a name that is taken needs LIST permission and nothing else.
+
+use std::sync::atomic::Ordering;
+
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{PutMode, PutPayload};
+
+use super::error::{Failure, StoreError, classify};
+use super::{Created, Store};
+
+impl Store {
+    /// Stores an object under a name that must not be taken.
+    ///
+    /// If it is taken, the size decides: LIST shows it, and needs no permission to read. A store that does not know
+    /// conditional requests gets the same PUT without the condition; names come from the content, so the worst that
+    /// can happen is that equal bytes are written twice.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if the name is taken by an object of another size; else see [`StoreError`].
+    pub async fn create(&self, key: &str, body: PutPayload) -> Result<Created, StoreError> {
+        let path = self.object_path(key)?;
+        let size = body.content_length() as u64;
+        let counters = &self.inner.counters;
+        let mut tries = self.retry.start("PUT", key, &counters.retries);
+        loop {
+            let conditional = self.conditional_put();
+            let mode = if conditional { PutMode::Create } else { PutMode::Overwrite };
+            counters.requests.fetch_add(1, Ordering::Relaxed);
+            counters.bytes_sent.fetch_add(size, Ordering::Relaxed);
+            let Err(error) = self.inner.backend.put_opts(&path, body.clone(), mode.into()).await else {
+                return Ok(Created::New);
+            };
+            let error = match classify(key, &self.location().to_string(), &error) {
+                Failure::NotImplemented(cause) if conditional => {
+                    tracing::warn!(store = %self.location(), cause, "the store knows no create-only PUT, going on without");
+                    self.inner.unconditional.store(true, Ordering::Relaxed);
+                    continue;
+                }
+                // Taken, perhaps by an earlier try of this very call.
+                Failure::Exists => match self.listed_size(key, &path).await? {
+                    Some(found) if found == size => return Ok(Created::AlreadyThere),
+                    Some(found) => return Err(StoreError::Conflict { key: key.into(), expected: size, found }),
+                    // Two requests at once (409), or the other writer failed: the name is free again.
+                    None => StoreError::Unavailable {
+                        key: key.into(),
+                        detail: "the store reports a conflict but lists no such object".into(),
+                    },
+                },
+                other => other.into_error(key),
+            };
+            tries.wait_after(error).await?;
+        }
+    }
+
+    /// The size of one object according to LIST.
+    async fn listed_size(&self, key: &str, path: &Path) -> Result<Option<u64>, StoreError> {
+        let mut tries = self.retry.start("LIST", key, &self.inner.counters.retries);
+        loop {
+            self.inner.counters.requests.fetch_add(1, Ordering::Relaxed);
+            match self.look_up(path).await {
+                Ok(size) => return Ok(size),
+                Err(error) => tries.wait_after(self.error(key, &error)).await?,
+            }
+        }
+    }
+
+    async fn look_up(&self, path: &Path) -> object_store::Result<Option<u64>> {
+        let folder = path.parent().unwrap_or_default();
+        // The name without its last character sorts before it, with next to nothing in between.
+        let mut before = path.as_ref().to_owned();
+        before.pop();
+        let mut objects = match Path::parse(&before) {
+            Ok(offset) if offset.as_ref() == before && !offset.is_root() => {
+                self.inner.backend.list_with_offset(Some(&folder), &offset)
+            }
+            // What is left of a name of one character, or of `.x`, is no name: look at the whole folder.
+            _ => self.inner.backend.list(Some(&folder)),
+        };
+        while let Some(object) = objects.try_next().await? {
+            if object.location == *path {
+                return Ok(Some(object.size));
+            }
+            if object.location > *path && self.location().lists_in_order() {
+                break;
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,305 @@
+//! The object store that holds a repository: a directory, S3, Google Cloud Storage or Azure.
+//!
+//! It stands between the rest of the program and the crate `object_store`, and adds what a backup needs and that
+//! crate leaves to its user: names relative to the store, create-only writes that are settled without read
+//! permission, retries that can be seen, and errors told apart by what can be done about them.
+//!
+//! Invariants:
+//! * Nothing is ever rewritten or deleted here; the only write is [`Store::create`].
+//! * Writing needs LIST and PUT permission only: no GET and no HEAD, so a host that is broken into cannot read
+//!   backups with its own credentials.
+//! * What [`Store::get`] and [`Store::get_range`] return has exactly the length that was asked for.
+//! * No URL, message, log line or `Debug` output holds a credential.
+
+mod cloud;
+mod create;
+mod env;
+mod error;
+mod http;
+mod location;
+mod read;
+mod retry;
+mod s3;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_http;
+
+use std::fmt;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use futures::TryStreamExt;
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore};
+
+pub use env::{Env, ProcessEnv};
+pub use error::StoreError;
+pub use location::Location;
+pub use retry::RetryPolicy;
+
+use error::classify;
+use location::Scheme;
+
+/// Objects on one page of a LIST, the same for all clouds in practice.
+const PAGE: u64 = 1000;
+
+/// One object, as LIST shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// The name, relative to the store.
+    pub key: String,
+    /// The size in bytes.
+    pub size: u64,
+    /// When the store wrote it, by the clock of the store.
+    pub modified: jiff::Timestamp,
+}
+
+/// What [`Store::create`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// The object was written now.
+    New,
+    /// An object of this name and size is there already: from an earlier run, or from an earlier try whose answer
+    /// was lost.
+    AlreadyThere,
+}
+
+/// What a store was asked for so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Requests sent, retries included. A LIST counts one for each 1,000 objects it returned.
+    pub requests: u64,
+    /// Bytes of object bodies sent, retries included.
+    pub bytes_sent: u64,
+    /// Bytes of object bodies received.
+    pub bytes_received: u64,
+    /// How many of the requests were retries.
+    pub retries: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    requests: AtomicU64,
+    bytes_sent: AtomicU64,
+    bytes_received: AtomicU64,
+    retries: AtomicU64,
+}
+
+/// An open store. Clones share connections and counters.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+    retry: RetryPolicy,
+}
+
+struct Inner {
+    location: Location,
+    backend: Arc<dyn ObjectStore>,
+    /// What stands before each key in the backend.
+    prefix: Path,
+    counters: Counters,
+    /// The store answered "not implemented" to a conditional PUT.
+    unconditional: AtomicBool,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the backend: its `Debug` may show credentials.
+        f.debug_struct("Store").field("location", &self.inner.location).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens a store. Nothing is sent; a directory must exist.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] for a missing directory, [`StoreError::Denied`] and [`StoreError::BadConfig`] for
+    /// missing and wrong variables.
+    pub fn open(location: &Location, env: &dyn Env) -> Result<Self, StoreError> {
+        let mut location = location.clone();
+        let backend = match location.scheme {
+            Scheme::File => directory(&location)?,
+            Scheme::S3 => {
+                let settings = s3::Settings::read(&location, env)?;
+                settings.bucket().clone_into(&mut location.bucket);
+                settings.build()?
+            }
+            Scheme::Gs => cloud::google(&location, env)?,
+            Scheme::Az => cloud::azure(&location, env)?,
+            // It would take a backup and lose it when the process ends.
+            Scheme::Memory => {
+                return Err(StoreError::BadLocation { detail: "memory:// keeps nothing, it exists for tests".into() });
+            }
+        };
+        Ok(Self::from_backend(location, backend))
+    }
+
+    /// Like [`Store::open`], but makes the directory of a `file://` store that does not exist yet, for its owner
+    /// only. A bucket is never made: where it lives and who owns it is not for a backup tool to decide.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`], and what the file system says.
+    pub fn open_or_make(location: &Location, env: &dyn Env) -> Result<Self, StoreError> {
+        if location.is_local() {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(location.directory())
+                .map_err(|source| error::from_io(&location.to_string(), &source))?;
+        }
+        Self::open(location, env)
+    }
+
+    /// An empty store in memory, for tests.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        let location = Location { scheme: Scheme::Memory, bucket: String::new(), path: String::new() };
+        Self::from_backend(location, Arc::new(InMemory::new()))
+    }
+
+    /// A store on a given backend, for tests and wrappers. The path of the location is put before each key, except
+    /// for `file://`, whose backend is expected to be rooted there.
+    #[must_use]
+    pub fn from_backend(location: Location, backend: Arc<dyn ObjectStore>) -> Self {
+        let prefix = Path::parse(location.key_prefix()).unwrap_or_default();
+        let inner =
+            Inner { location, backend, prefix, counters: Counters::default(), unconditional: AtomicBool::new(false) };
+        Self { inner: Arc::new(inner), retry: RetryPolicy::default() }
+    }
+
+    /// The same store with other retries.
+    #[must_use]
+    pub fn with_retry(mut self, retry: RetryPolicy) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Where the store is. The bucket is filled in, wherever it came from.
+    #[must_use]
+    pub fn location(&self) -> &Location {
+        &self.inner.location
+    }
+
+    /// What was asked of this store so far.
+    #[must_use]
+    pub fn stats(&self) -> StoreStats {
+        let Counters { requests, bytes_sent, bytes_received, retries } = &self.inner.counters;
+        StoreStats {
+            requests: requests.load(Ordering::Relaxed),
+            bytes_sent: bytes_sent.load(Ordering::Relaxed),
+            bytes_received: bytes_received.load(Ordering::Relaxed),
+            retries: retries.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether PUTs still carry the condition "only if the name is free". `false` means that the store answered
+    /// "not implemented" (Backblaze B2), so that [`Store::create`] cannot keep two writers of one name apart.
+    /// `true` is no proof: there are servers that ignore the condition (`rclone serve s3`), which only a second PUT
+    /// to the same name brings to light.
+    #[must_use]
+    pub fn conditional_put(&self) -> bool {
+        !self.inner.unconditional.load(Ordering::Relaxed)
+    }
+
+    /// Everything below the folder `prefix` (`""` is the whole store), in order of keys. A folder that does not
+    /// exist is empty.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; a missing bucket is [`StoreError::NotFound`].
+    pub async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        let folder = self.path(prefix)?;
+        let what = if prefix.is_empty() { self.location().to_string() } else { prefix.to_owned() };
+        let mut tries = self.retry.start("LIST", &what, &self.inner.counters.retries);
+        loop {
+            let page = self.inner.backend.list(Some(&folder)).try_collect::<Vec<_>>().await;
+            let found = page.as_ref().map_or(0, |objects| objects.len() as u64);
+            self.inner.counters.requests.fetch_add(found.div_ceil(PAGE).max(1), Ordering::Relaxed);
+            match page {
+                Ok(objects) => return self.in_order(objects),
+                Err(error) => tries.wait_after(self.error(&what, &error)).await?,
+            }
+        }
+    }
+
+    /// Whether nothing at all is stored below this location.
+    ///
+    /// # Errors
+    /// Those of [`Store::list`].
+    pub async fn is_empty(&self) -> Result<bool, StoreError> {
+        let what = self.location().to_string();
+        let mut tries = self.retry.start("LIST", &what, &self.inner.counters.retries);
+        loop {
+            self.inner.counters.requests.fetch_add(1, Ordering::Relaxed);
+            // A folder made in a web console is an object without a name of its own, and nothing that anyone stored.
+            let mut objects = self
+                .inner
+                .backend
+                .list(Some(&self.inner.prefix))
+                .try_filter(|object| std::future::ready(object.location != self.inner.prefix));
+            match objects.try_next().await {
+                Ok(object) => return Ok(object.is_none()),
+                Err(error) => tries.wait_after(self.error(&what, &error)).await?,
+            }
+        }
+    }
+
+    fn error(&self, key: &str, error: &object_store::Error) -> StoreError {
+        classify(key, &self.location().to_string(), error).into_error(key)
+    }
+
+    /// The backend's path of a key or folder.
+    fn path(&self, key: &str) -> Result<Path, StoreError> {
+        let wrong = |_| StoreError::Other { key: key.escape_debug().to_string(), detail: "not a valid key".into() };
+        let relative = Path::parse(key).map_err(wrong)?;
+        Ok(self.inner.prefix.parts().chain(relative.parts()).collect())
+    }
+
+    fn object_path(&self, key: &str) -> Result<Path, StoreError> {
+        // `Path::parse` would drop these slashes, and the object would have another name than the caller thinks.
+        if key.is_empty() || key.starts_with('/') || key.ends_with('/') {
+            return Err(StoreError::Other { key: key.into(), detail: "not a valid key".into() });
+        }
+        self.path(key)
+    }
+
+    /// Turns what a backend lists into keys of this store.
+    fn in_order(&self, objects: Vec<ObjectMeta>) -> Result<Vec<ObjectInfo>, StoreError> {
+        let mut found = Vec::with_capacity(objects.len());
+        for object in objects {
+            let location = object.location.as_ref();
+            let key = match self.inner.prefix.as_ref() {
+                "" => location,
+                prefix => location.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default(),
+            };
+            // The folder itself, made in a web console.
+            if key.is_empty() {
+                continue;
+            }
+            let modified = object.last_modified;
+            let modified = i32::try_from(modified.timestamp_subsec_nanos())
+                .ok()
+                .and_then(|nanos| jiff::Timestamp::new(modified.timestamp(), nanos).ok())
+                .ok_or_else(|| StoreError::Other { key: key.into(), detail: "its time is out of range".into() })?;
+            found.push(ObjectInfo { key: key.into(), size: object.size, modified });
+        }
+        found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
+    }
+}
+
+/// The backend of an existing directory.
+fn directory(location: &Location) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    let path = location.directory();
+    let metadata = std::fs::metadata(&path).map_err(|source| error::from_io(&location.to_string(), &source))?;
+    if !metadata.is_dir() {
+        return Err(StoreError::BadLocation { detail: format!("{location} is not a directory") });
+    }
+    let store = LocalFileSystem::new_with_prefix(&path)
+        .map_err(|source| classify("", &location.to_string(), &source).into_error(&location.to_string()))?;
+    // A snapshot counts as stored only when it survives a power cut.
+    Ok(Arc::new(store.with_fsync(true)))
+}

@@ -1,0 +1,373 @@
+//! Behaviour on backends of this host, and on one that fails on command.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use object_store::memory::InMemory;
+use object_store::{
+    CopyOptions, Error as BackendError, GetOptions, GetResult, ListResult, MultipartUpload, PutMode,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult,
+};
+
+use super::http::HttpFault;
+use super::*;
+use crate::ExitCode;
+
+pub(super) fn env(variables: &[(&str, &str)]) -> BTreeMap<String, String> {
+    variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+pub(super) fn fast() -> RetryPolicy {
+    let short = Duration::from_millis(1);
+    RetryPolicy { tries: 4, first_wait: short, longest_wait: short, total_wait: Duration::from_secs(1) }
+}
+
+fn body(text: &'static str) -> PutPayload {
+    PutPayload::from_static(text.as_bytes())
+}
+
+fn local(directory: &std::path::Path) -> Store {
+    let location = Location::parse(&format!("file://{}", directory.display())).unwrap();
+    Store::open(&location, &env(&[])).unwrap()
+}
+
+/// What a failing backend does instead of, or after, the real request.
+enum Fault {
+    Before(BackendError),
+    /// The object is written, but the answer is lost.
+    After(BackendError),
+}
+
+/// A backend in memory that fails on command, and remembers what was asked of it.
+struct Faulty {
+    inner: InMemory,
+    puts: Mutex<VecDeque<Fault>>,
+    log: Mutex<Vec<&'static str>>,
+}
+
+impl Faulty {
+    fn store(puts: impl IntoIterator<Item = Fault>) -> (Store, Arc<Self>) {
+        let puts = Mutex::new(puts.into_iter().collect());
+        let backend = Arc::new(Self { inner: InMemory::new(), puts, log: Mutex::default() });
+        let location = Location::parse("s3://bucket/pre/fix").unwrap();
+        (Store::from_backend(location, Arc::clone(&backend) as Arc<dyn ObjectStore>).with_retry(fast()), backend)
+    }
+
+    fn note(&self, request: &'static str) {
+        self.log.lock().unwrap().push(request);
+    }
+
+    fn log(&self) -> Vec<&'static str> {
+        self.log.lock().unwrap().clone()
+    }
+}
+
+impl fmt::Debug for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AKIASECRET")
+    }
+}
+
+impl fmt::Display for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AKIASECRET")
+    }
+}
+
+type Answer<'f, T> = BoxFuture<'f, object_store::Result<T>>;
+
+// The methods are what `async fn` in this trait stands for, written out: it is made by the `async_trait` macro.
+impl ObjectStore for Faulty {
+    fn put_opts<'s, 'p, 'f>(&'s self, path: &'p Path, body: PutPayload, options: PutOptions) -> Answer<'f, PutResult>
+    where
+        's: 'f,
+        'p: 'f,
+        Self: 'f,
+    {
+        Box::pin(async move {
+            self.note(if options.mode == PutMode::Create { "PUT new" } else { "PUT" });
+            let fault = self.puts.lock().unwrap().pop_front();
+            match fault {
+                None => self.inner.put_opts(path, body, options).await,
+                Some(Fault::Before(error)) => Err(error),
+                Some(Fault::After(error)) => self.inner.put_opts(path, body, options).await.and(Err(error)),
+            }
+        })
+    }
+
+    fn put_multipart_opts<'s, 'p, 'f>(
+        &'s self,
+        _: &'p Path,
+        _: PutMultipartOptions,
+    ) -> Answer<'f, Box<dyn MultipartUpload>>
+    where
+        's: 'f,
+        'p: 'f,
+        Self: 'f,
+    {
+        panic!("no multipart upload is wanted")
+    }
+
+    fn get_opts<'s, 'p, 'f>(&'s self, path: &'p Path, options: GetOptions) -> Answer<'f, GetResult>
+    where
+        's: 'f,
+        'p: 'f,
+        Self: 'f,
+    {
+        self.note("GET");
+        self.inner.get_opts(path, options)
+    }
+
+    fn delete_stream(
+        &self,
+        _: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        panic!("nothing is ever deleted")
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.note("LIST");
+        self.inner.list(prefix)
+    }
+
+    fn list_with_delimiter<'s, 'p, 'f>(&'s self, prefix: Option<&'p Path>) -> Answer<'f, ListResult>
+    where
+        's: 'f,
+        'p: 'f,
+        Self: 'f,
+    {
+        self.inner.list_with_delimiter(prefix)
+    }
+
+    fn copy_opts<'s, 'a, 'b, 'f>(&'s self, _: &'a Path, _: &'b Path, _: CopyOptions) -> Answer<'f, ()>
+    where
+        's: 'f,
+        'a: 'f,
+        'b: 'f,
+        Self: 'f,
+    {
+        panic!("nothing is ever copied")
+    }
+}
+
+fn generic(source: impl std::error::Error + Send + Sync + 'static) -> BackendError {
+    BackendError::Generic { store: "test", source: Box::new(source) }
+}
+
+fn http(status: u16, code: &str) -> BackendError {
+    generic(HttpFault { status, code: code.into(), message: String::new() })
+}
+
+fn exists() -> BackendError {
+    BackendError::AlreadyExists { path: "x".into(), source: "taken".into() }
+}
+
+#[tokio::test]
+async fn names_are_taken_once_on_every_backend() {
+    let directory = tempfile::tempdir().unwrap();
+    for store in [Store::in_memory(), local(directory.path()), Faulty::store([]).0] {
+        assert!(store.is_empty().await.unwrap(), "{store:?}");
+        assert_eq!(store.create("packs/ab/one", body("1234")).await.unwrap(), Created::New);
+        assert_eq!(store.create("packs/ab/one", body("1234")).await.unwrap(), Created::AlreadyThere);
+        let conflict = store.create("packs/ab/one", body("12345")).await.unwrap_err();
+        assert_eq!(conflict, StoreError::Conflict { key: "packs/ab/one".into(), expected: 5, found: 4 });
+        // In the root, and under names that cannot be made shorter to be the offset of a LIST.
+        for key in ["opsctl-store.json", "x", "packs/y", "packs/.z"] {
+            assert_eq!(store.create(key, body("{}")).await.unwrap(), Created::New);
+            assert_eq!(store.create(key, body("{}")).await.unwrap(), Created::AlreadyThere, "{key}");
+        }
+        assert!(!store.is_empty().await.unwrap());
+        assert_eq!(&store.get("packs/ab/one").await.unwrap()[..], b"1234");
+        assert!(store.conditional_put());
+    }
+}
+
+#[tokio::test]
+async fn lists_are_sorted_and_relative() {
+    let directory = tempfile::tempdir().unwrap();
+    for store in [Store::in_memory(), local(directory.path()), Faulty::store([]).0] {
+        for key in ["b/2", "b/10", "a", "b/c/d", "b-/x", "bb/1"] {
+            store.create(key, body("12")).await.unwrap();
+        }
+        let keys = async |prefix: &str| -> Vec<String> {
+            store.list(prefix).await.unwrap().into_iter().map(|object| object.key).collect()
+        };
+        assert_eq!(keys("").await, ["a", "b-/x", "b/10", "b/2", "b/c/d", "bb/1"]);
+        assert_eq!(keys("b").await, ["b/10", "b/2", "b/c/d"]);
+        assert_eq!(keys("b/").await, ["b/10", "b/2", "b/c/d"]);
+        assert_eq!(keys("none").await, [""; 0]);
+        let object = &store.list("a-folder-that-is-a-file").await.unwrap();
+        assert!(object.is_empty());
+        let first = &store.list("b").await.unwrap()[0];
+        assert_eq!(first.size, 2);
+        let age = jiff::Timestamp::now().duration_since(first.modified);
+        assert!(age.abs() < jiff::SignedDuration::from_mins(1), "{age}");
+    }
+}
+
+#[tokio::test]
+async fn ranges_are_exact_or_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    for store in [Store::in_memory(), local(directory.path())] {
+        store.create("k", body("0123456789")).await.unwrap();
+        assert_eq!(&store.get_range("k", 2..5).await.unwrap()[..], b"234");
+        assert_eq!(&store.get_range("k", 0..10).await.unwrap()[..], b"0123456789");
+        assert_eq!(&store.get_range("k", 3..3).await.unwrap()[..], b"");
+        let short = store.get_range("k", 8..12).await.unwrap_err();
+        assert_eq!(short, StoreError::Short { key: "k".into(), wanted: 8..12, found: 2 });
+        let beyond = store.get_range("k", 10..11).await.unwrap_err();
+        assert_eq!(beyond, StoreError::Short { key: "k".into(), wanted: 10..11, found: 0 });
+        assert_eq!(store.get("none").await.unwrap_err(), StoreError::NotFound { key: "none".into() });
+        assert_eq!(store.get_range("none", 0..1).await.unwrap_err(), StoreError::NotFound { key: "none".into() });
+    }
+}
+
+#[tokio::test]
+async fn keys_mean_what_they_say() {
+    let (store, backend) = Faulty::store([]);
+    for key in ["", "/a", "a/", "a//b", "../a", "a/./b", "a\nb"] {
+        assert!(matches!(store.create(key, body("")).await, Err(StoreError::Other { .. })), "{key:?}");
+        assert!(matches!(store.get(key).await, Err(StoreError::Other { .. })), "{key:?}");
+    }
+    assert!(backend.log().is_empty());
+}
+
+#[tokio::test]
+async fn a_burst_of_failures_is_outlasted_and_counted() {
+    let reset = generic(io::Error::from(io::ErrorKind::ConnectionReset));
+    let faults = [http(503, "SlowDown"), http(500, "InternalError"), reset];
+    let (store, backend) = Faulty::store(faults.map(Fault::Before));
+    assert_eq!(store.create("k", body("1234")).await.unwrap(), Created::New);
+    assert_eq!(backend.log(), ["PUT new"; 4]);
+    assert_eq!(store.stats(), StoreStats { requests: 4, bytes_sent: 16, bytes_received: 0, retries: 3 });
+    store.get("k").await.unwrap();
+    assert_eq!(store.clone().stats().bytes_received, 4);
+}
+
+#[tokio::test]
+async fn retries_end() {
+    let (store, backend) = Faulty::store((0..9).map(|_| Fault::Before(http(503, "SlowDown"))));
+    let error = store.create("k", body("1")).await.unwrap_err();
+    assert!(matches!(error, StoreError::RateLimited { .. }), "{error:?}");
+    assert_eq!(crate::Error::from(error).code(), ExitCode::RateLimited);
+    assert_eq!(backend.log().len(), 4);
+
+    let (store, backend) = Faulty::store([Fault::Before(http(403, "AccessDenied"))]);
+    assert!(matches!(store.create("k", body("1")).await, Err(StoreError::Denied { .. })));
+    assert_eq!(backend.log().len(), 1);
+
+    let (store, backend) = Faulty::store([Fault::Before(http(500, ""))]);
+    assert!(store.with_retry(RetryPolicy::never()).create("k", body("1")).await.is_err());
+    assert_eq!(backend.log().len(), 1);
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_settled_by_list_alone() {
+    let (store, backend) = Faulty::store([Fault::After(generic(io::Error::from(io::ErrorKind::TimedOut)))]);
+    assert_eq!(store.create("a/k", body("1234")).await.unwrap(), Created::AlreadyThere);
+    assert_eq!(backend.log(), ["PUT new", "PUT new", "LIST"]);
+}
+
+#[tokio::test]
+async fn a_conflict_without_an_object_is_tried_again() {
+    // 409: two conditional requests at once, and neither has won yet.
+    let (store, backend) = Faulty::store([Fault::Before(exists()), Fault::Before(http(409, "Conditional"))]);
+    // A longer name with the same beginning is another object.
+    backend.inner.put_opts(&Path::from("pre/fix/k2"), body("1"), PutOptions::default()).await.unwrap();
+    assert_eq!(store.create("k", body("1")).await.unwrap(), Created::New);
+    assert_eq!(backend.log(), ["PUT new", "LIST", "PUT new", "LIST", "PUT new"]);
+}
+
+#[tokio::test]
+async fn a_store_without_conditional_put_is_remembered() {
+    let not_implemented = BackendError::NotImplemented { operation: "x".into(), implementer: "y".into() };
+    for error in [not_implemented, http(501, "NotImplemented")] {
+        let (store, backend) = Faulty::store([Fault::Before(error)]);
+        assert_eq!(store.create("a", body("1")).await.unwrap(), Created::New);
+        assert_eq!(store.clone().create("b", body("1")).await.unwrap(), Created::New);
+        assert_eq!(backend.log(), ["PUT new", "PUT", "PUT"]);
+        assert!(!store.conditional_put());
+        assert_eq!(store.stats().retries, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_directory_is_opened_only_if_it_is_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let new = directory.path().join("new/store");
+    let location = Location::parse(&format!("file://{}", new.display())).unwrap();
+    assert!(matches!(Store::open(&location, &env(&[])), Err(StoreError::NotFound { .. })));
+    let store = Store::open_or_make(&location, &env(&[])).unwrap();
+    store.create("packs/k", body("1")).await.unwrap();
+    Store::open_or_make(&location, &env(&[])).unwrap();
+    // What a crash leaves behind is no object.
+    std::fs::write(new.join("packs/k2#1"), "half").unwrap();
+    assert_eq!(store.list("").await.unwrap().len(), 1);
+    let file = Location::parse(&format!("{location}/packs/k")).unwrap();
+    assert!(Store::open(&file, &env(&[])).is_err() && Store::open_or_make(&file, &env(&[])).is_err());
+    let memory = Location::parse("memory://").unwrap();
+    assert!(matches!(Store::open(&memory, &env(&[])), Err(StoreError::BadLocation { .. })));
+}
+
+#[tokio::test]
+async fn a_directory_lists_in_no_order_and_names_are_found_all_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = local(directory.path());
+    let keys: Vec<String> = (0..40).map(|number| format!("packs/{number:02}")).collect();
+    for key in &keys {
+        store.create(key, body("1")).await.unwrap();
+    }
+    for key in &keys {
+        assert_eq!(store.create(key, body("1")).await.unwrap(), Created::AlreadyThere, "{key}");
+    }
+}
+
+#[test]
+fn every_error_has_its_exit_code() {
+    let key = || "k".to_owned();
+    for (error, code) in [
+        (generic(io::Error::from(io::ErrorKind::StorageFull)), ExitCode::NoSpace),
+        (generic(io::Error::from(io::ErrorKind::PermissionDenied)), ExitCode::Denied),
+        (http(507, ""), ExitCode::NoSpace),
+        (http(404, "NoSuchBucket"), ExitCode::NotFound),
+        (http(401, ""), ExitCode::Denied),
+        (http(400, "ExpiredToken"), ExitCode::Denied),
+        (http(400, "MalformedXML"), ExitCode::Failed),
+        (http(301, "PermanentRedirect"), ExitCode::Usage),
+        (http(429, ""), ExitCode::RateLimited),
+        (http(503, ""), ExitCode::Failed),
+        (http(501, ""), ExitCode::Failed),
+        (exists(), ExitCode::Failed),
+    ] {
+        let error = crate::Error::from(classify("k", "s3://b", &error).into_error("k"));
+        assert_eq!(error.code(), code, "{error}");
+        assert!(error.hint_text().is_some_and(|hint| !hint.is_empty()));
+    }
+    let conflict = StoreError::Conflict { key: key(), expected: 1, found: 2 };
+    assert_eq!(crate::Error::from(conflict).code(), ExitCode::Integrity);
+    assert_eq!(crate::Error::from(StoreError::BadConfig { detail: key() }).code(), ExitCode::Usage);
+}
+
+#[test]
+fn debug_of_a_store_shows_no_backend() {
+    let (store, _) = Faulty::store([]);
+    assert_eq!(
+        format!("{store:?}"),
+        "Store { location: Location { scheme: S3, bucket: \"bucket\", path: \"pre/fix\" }, .. }"
+    );
+    assert_eq!(format!("{store:#?}").matches("AKIA").count(), 0);
+}
+
+#[test]
+fn requests_can_move_between_threads() {
+    fn movable<T: Send + 'static>(_: T) {}
+    let store = Store::in_memory();
+    movable(async move {
+        drop((store.is_empty().await, store.list("").await, store.get_range("k", 0..1).await));
+        store.create("k", body("1")).await
+    });
+}

@@ -1,0 +1,19 @@
+//! Restore: puts a snapshot back as files.
+//!
+//! [`target`] is the only part that touches the directory being restored; everything it does is
+//! relative to that directory and follows no symbolic link.
+
+mod dirs;
+mod metadata;
+mod resume;
+pub mod space;
+mod staging;
+pub mod state;
+pub mod target;
+
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod resume_tests;
+#[cfg(test)]
+mod target_tests;

@@ -1,0 +1,69 @@
+//! What an interrupted restore finds when it goes on.
+//!
+//! Every object got its name complete, so what has a name is done, and a look at the content is
+//! enough to know. Only a power cut can leave a name with content that never reached the disk.
+//!
+//! Invariants: nothing is opened but the regular file that was looked at; nothing is removed unasked.
+
+use std::os::fd::AsFd as _;
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::dirs::shown;
+use super::metadata::proc_name;
+use super::staging::hash_file;
+use super::target::{Target, is, taken};
+use crate::archive::entry::Entry;
+use crate::error::{Context as _, Result};
+
+impl Target {
+    /// For going on: true if a regular file stands at its place with the recorded size and hash.
+    /// A link is not followed. A file with other names outside its hard-link group does not count.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn existing_matches(&self, entry: &Entry) -> Result<bool> {
+        let (parent, name) = self.place(entry)?;
+        let Some((fd, stat)) = self.look_at(&parent, name, entry)? else { return Ok(false) };
+        let alone = stat.st_nlink == 1 || entry.hardlink.is_some();
+        if !is(&stat, FileType::RegularFile) || u64::try_from(stat.st_size) != Ok(entry.size) || !alone {
+            return Ok(false);
+        }
+        let what = || format!("reading {}", shown(entry.path.as_bytes()));
+        // Through the descriptor, so that what is opened is the regular file that was looked at.
+        let open = || fs::open(proc_name(fd.as_fd()), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let file = match open() {
+            Err(Errno::ACCESS) => {
+                // The recorded mode keeps even its owner from reading it.
+                let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+                fs::chmod(proc_name(fd.as_fd()), mode | Mode::RUSR).context(what)?;
+                let file = open();
+                fs::chmod(proc_name(fd.as_fd()), mode).context(what)?;
+                file
+            }
+            other => other,
+        };
+        let file = std::fs::File::from(file.context(what)?);
+        let same = Some(hash_file(&file, entry.size).context(what)?) == entry.sha256;
+        if same && entry.hardlink.is_some() {
+            self.remember(entry, &stat);
+        }
+        Ok(same)
+    }
+
+    /// For going on after a power cut: removes a regular file whose content is not what it should
+    /// be. Only for a directory that the marker says is an unfinished restore of this snapshot.
+    ///
+    /// # Errors
+    /// Usage, when something other than a file stands there.
+    pub fn discard(&self, entry: &Entry) -> Result<()> {
+        let (parent, name) = self.place(entry)?;
+        let Some((_, stat)) = self.look_at(&parent, name, entry)? else { return Ok(()) };
+        if !is(&stat, FileType::RegularFile) {
+            return Err(taken(entry, "something that is no file"));
+        }
+        self.staging()?;
+        fs::unlinkat(&parent, name, AtFlags::empty()).context(|| format!("removing {}", shown(entry.path.as_bytes())))
+    }
+}

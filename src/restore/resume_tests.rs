@@ -1,0 +1,118 @@
+//! Beginning, going on and ending; names given without the content.
+
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+
+use super::state::{DirState, state_of};
+use super::target::{Target, TargetOptions};
+use super::target_tests::{ID, begun, entry, expected, file, path, put, seen};
+use crate::archive::entry::Kind;
+use crate::exit::ExitCode;
+
+#[test]
+fn a_restore_goes_on_where_it_was_interrupted() {
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().join("r");
+    assert_eq!(state_of(&root).unwrap(), DirState::Missing);
+    std::fs::create_dir_all(root.join("lost+found")).unwrap();
+    assert_eq!(state_of(&root).unwrap(), DirState::Empty);
+    let mut link = entry("l", Kind::Symlink, 0o777);
+    link.target = b"t".to_vec();
+    let (good, torn, pipe) = (file("d/good", b"good"), file("d/torn", b"torn"), entry("p", Kind::Fifo, 0o600));
+    let dir = entry("d", Kind::Dir, 0o500);
+    {
+        let target = begun(&root);
+        assert_eq!(state_of(&root).unwrap(), DirState::Resumable { snapshot_id: ID.into() });
+        let mut other = Target::open(&root, TargetOptions::default()).unwrap();
+        assert_eq!(other.begin(ID).unwrap_err().code(), ExitCode::Busy);
+        target.make_dir(&dir).unwrap();
+        put(&target, &good, b"good").unwrap();
+        target.symlink(&link).unwrap();
+        target.special(&pipe).unwrap();
+        std::fs::write(root.join(".opsctl/restore/7.part"), b"left over").unwrap();
+        target.finish_dirs([&dir]).unwrap();
+    }
+    std::fs::write(root.join("d/torn"), b"to\0\0").unwrap();
+    let mut other = Target::open(&root, TargetOptions::default()).unwrap();
+    assert_eq!(other.begin("another").unwrap_err().code(), ExitCode::Usage);
+    drop(other);
+    let target = begun(&root);
+    assert_eq!(std::fs::read_dir(root.join(".opsctl/restore")).unwrap().count(), 0, "left-overs are gone");
+    target.make_dir(&dir).unwrap();
+    assert!(target.existing_matches(&good).unwrap());
+    assert!(!target.existing_matches(&torn).unwrap());
+    assert!(!target.existing_matches(&file("d/none", b"")).unwrap());
+    assert_eq!(put(&target, &torn, b"torn").unwrap_err().code(), ExitCode::Usage);
+    target.discard(&torn).unwrap();
+    put(&target, &torn, b"torn").unwrap();
+    target.symlink(&link).unwrap();
+    target.special(&pipe).unwrap();
+    let mut other = link;
+    other.target = b"elsewhere".to_vec();
+    assert_eq!(target.symlink(&other).unwrap_err().code(), ExitCode::Usage);
+    let top = entry("", Kind::Dir, 0o755);
+    target.finish_dirs([&top, &dir]).unwrap();
+    target.complete().unwrap();
+    assert!(!root.join(".opsctl").exists());
+    assert_eq!(seen(&root, &top.path), expected(&top));
+    assert_eq!(seen(&root, &dir.path), expected(&dir));
+    assert!(matches!(state_of(&root).unwrap(), DirState::NotEmpty { .. }));
+}
+
+#[test]
+fn other_things_in_our_folder_survive_the_end_of_a_restore() {
+    let scratch = tempfile::tempdir().unwrap();
+    let target = begun(scratch.path());
+    std::fs::write(scratch.path().join(".opsctl/state"), b"kept").unwrap();
+    target.complete().unwrap();
+    assert_eq!(std::fs::read(scratch.path().join(".opsctl/state")).unwrap(), b"kept");
+    assert_eq!(std::fs::read_dir(scratch.path().join(".opsctl")).unwrap().count(), 1);
+    assert_eq!(state_of(scratch.path()).unwrap(), DirState::NotEmpty { example: ".opsctl/state".into() });
+}
+
+#[test]
+fn hard_links_are_names_of_the_file_that_was_put_there() {
+    let scratch = tempfile::tempdir().unwrap();
+    let target = begun(scratch.path());
+    let mut first = file("first", b"x");
+    first.hardlink = Some("1".into());
+    let mut second = first.clone();
+    second.path = path("second");
+    assert_eq!(target.hard_link(&first.path, &second).unwrap_err().code(), ExitCode::Integrity, "nothing there yet");
+    put(&target, &first, b"x").unwrap();
+    target.hard_link(&first.path, &second).unwrap();
+    target.hard_link(&first.path, &second).unwrap();
+    let inode = |name: &str| std::fs::symlink_metadata(scratch.path().join(name)).unwrap().ino();
+    assert_eq!(inode("first"), inode("second"));
+    assert_eq!(seen(scratch.path(), &second.path), expected(&first));
+    // Exchanged for something else: another file, or a link to it.
+    std::fs::remove_file(scratch.path().join("first")).unwrap();
+    std::fs::write(scratch.path().join("first"), b"y").unwrap();
+    second.path = path("third");
+    assert_eq!(target.hard_link(&first.path, &second).unwrap_err().code(), ExitCode::Integrity);
+    std::fs::remove_file(scratch.path().join("first")).unwrap();
+    symlink("second", scratch.path().join("first")).unwrap();
+    assert_eq!(target.hard_link(&first.path, &second).unwrap_err().code(), ExitCode::Integrity);
+    assert!(!scratch.path().join("third").exists());
+}
+
+#[test]
+fn free_space_is_known_before_the_directory_exists() {
+    let scratch = tempfile::tempdir().unwrap();
+    let here = super::space::free_space(scratch.path()).unwrap();
+    let below = super::space::free_space(&scratch.path().join("not/yet/there")).unwrap();
+    assert!(here.bytes > 0 && below.bytes > 0);
+    assert_eq!(here.inodes.is_some(), below.inodes.is_some());
+}
+
+#[test]
+fn naming_works_without_the_newer_system_call() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = std::fs::File::open(scratch.path()).unwrap();
+    std::fs::write(scratch.path().join("part"), b"x").unwrap();
+    super::staging::link_then_unlink(dir.as_fd(), "part", dir.as_fd(), b"name").unwrap();
+    assert!(!scratch.path().join("part").exists() && scratch.path().join("name").exists());
+    symlink("anywhere", scratch.path().join("part")).unwrap();
+    let taken = super::staging::link_then_unlink(dir.as_fd(), "part", dir.as_fd(), b"name");
+    assert_eq!(taken, Err(rustix::io::Errno::EXIST));
+}

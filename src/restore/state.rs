@@ -1,0 +1,187 @@
+//! What a directory is to a restore, and the marker that lets an interrupted one go on.
+//!
+//! The marker `.opsctl/restore.json` says which snapshot is being restored. It is on disk before
+//! the first restored file and goes away after the last, so a directory with a marker holds an
+//! unfinished restore of exactly that snapshot, and one without holds somebody's files.
+//!
+//! Invariant: `.opsctl` is a real directory that belongs to the running user, or it is refused.
+
+use std::ffi::OsString;
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::Path;
+
+use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::archive::{FORMAT, FormatError, check_envelope};
+use crate::error::{Context as _, Error, Result};
+
+/// The folder of ours at the root of a restored directory. No entry of a snapshot may be in it.
+pub const FOLDER: &str = ".opsctl";
+/// The staging folder inside it.
+pub(super) const STAGING: &str = "restore";
+const MARKER: &str = "restore.json";
+const NEW_MARKER: &str = "restore.json.new";
+const MARKER_TYPE: &str = "opsctl-restore";
+const MARKER_MAX: u64 = 4096;
+
+/// What stands where a restore should go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DirState {
+    /// Nothing.
+    Missing,
+    /// An empty directory; `lost+found` and an empty folder of ours do not count.
+    Empty,
+    /// An unfinished restore.
+    Resumable {
+        /// The snapshot that is being restored.
+        snapshot_id: String,
+    },
+    /// A directory with files in it.
+    NotEmpty {
+        /// One of them, relative to the directory.
+        example: OsString,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Marker {
+    #[serde(rename = "type")]
+    kind: String,
+    format: u32,
+    snapshot_id: String,
+}
+
+/// Looks at `dir` without changing anything.
+///
+/// # Errors
+/// When it is not a directory, cannot be read, or holds a `.opsctl` that is not ours.
+pub fn state_of(dir: &Path) -> Result<DirState> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = match fs::open(dir, flags, Mode::empty()) {
+        Ok(root) => root,
+        Err(Errno::NOENT) => return Ok(DirState::Missing),
+        Err(Errno::NOTDIR) => return Err(Error::usage(format!("{} is not a directory", dir.display()))),
+        Err(errno) => return Err(errno).context(|| format!("opening {}", dir.display())),
+    };
+    look(&root).context(|| format!("looking at {}", dir.display()))
+}
+
+fn look(root: &OwnedFd) -> Result<DirState> {
+    let mut example = None;
+    for (name, kind) in names(root.as_fd())? {
+        let harmless = name == b"lost+found" && kind == FileType::Directory;
+        if !harmless && name != FOLDER.as_bytes() {
+            example = Some(name);
+            break;
+        }
+    }
+    if let Some(folder) = open_folder(root.as_fd())? {
+        if let Some(snapshot_id) = read_marker(folder.as_fd())? {
+            return Ok(DirState::Resumable { snapshot_id });
+        }
+        let ours = |name: &[u8]| name == STAGING.as_bytes() || name == NEW_MARKER.as_bytes();
+        let other = names(folder.as_fd())?.into_iter().find(|(name, _)| !ours(name));
+        example = example.or_else(|| other.map(|(name, _)| [FOLDER.as_bytes(), b"/", &name].concat()));
+    }
+    Ok(match example {
+        Some(name) => DirState::NotEmpty { example: OsString::from_vec(name) },
+        None => DirState::Empty,
+    })
+}
+
+/// Names and types in a directory, without `.` and `..`.
+pub(super) fn names(dir: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, FileType)>> {
+    let mut found = Vec::new();
+    for item in Dir::read_from(dir)? {
+        let item = item?;
+        let name = item.file_name().to_bytes();
+        if name == b"." || name == b".." {
+            continue;
+        }
+        let kind = match item.file_type() {
+            FileType::Unknown => FileType::from_raw_mode(fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode),
+            known => known,
+        };
+        found.push((name.to_vec(), kind));
+    }
+    Ok(found)
+}
+
+/// Opens `.opsctl` if it is there.
+pub(super) fn open_folder(root: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    open_own_dir(root, FOLDER)
+}
+
+/// Opens the directory `name` if it is there, and refuses anything that is not our own directory.
+pub(super) fn open_own_dir(parent: BorrowedFd<'_>, name: &str) -> Result<Option<OwnedFd>> {
+    let foreign =
+        |why: &str| Error::integrity(format!("{name} {why}")).hint("restore into a directory that only you can write");
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = match fs::openat(parent, name, flags, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::LOOP | Errno::NOTDIR) => return Err(foreign("is a symbolic link or file, not a directory")),
+        Err(errno) => return Err(errno).context(|| format!("opening {name}")),
+    };
+    if fs::fstat(&fd)?.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(foreign("belongs to another user"));
+    }
+    Ok(Some(fd))
+}
+
+/// The snapshot that the marker in `folder` names, if there is one.
+pub(super) fn read_marker(folder: BorrowedFd<'_>) -> Result<Option<String>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = match fs::openat(folder, MARKER, flags, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno).context(|| format!("opening {FOLDER}/{MARKER}")),
+    };
+    let mut bytes = Vec::new();
+    std::fs::File::from(fd)
+        .take(MARKER_MAX)
+        .read_to_end(&mut bytes)
+        .context(|| format!("reading {FOLDER}/{MARKER}"))?;
+    let read = || -> Result<Marker, FormatError> {
+        let marker: Marker = serde_json::from_slice(&bytes)
+            .map_err(|source| FormatError::Json { what: "marker of a restore", source })?;
+        check_envelope("marker of a restore", MARKER_TYPE, &marker.kind, marker.format, &[])?;
+        Ok(marker)
+    };
+    read().map(|marker| Some(marker.snapshot_id)).context(|| format!("reading {FOLDER}/{MARKER}"))
+}
+
+/// Writes the marker, and makes sure it survives a power cut together with `folder`, which `root` holds.
+pub(super) fn write_marker(root: BorrowedFd<'_>, folder: BorrowedFd<'_>, snapshot_id: &str) -> Result<()> {
+    let marker = Marker { kind: MARKER_TYPE.to_owned(), format: FORMAT, snapshot_id: snapshot_id.to_owned() };
+    let bytes = serde_json::to_vec(&marker).map_err(|e| Error::from(std::io::Error::from(e)))?;
+    remove(folder, NEW_MARKER)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = fs::openat(folder, NEW_MARKER, flags, Mode::RUSR | Mode::WUSR)?;
+    fs::fchmod(&fd, Mode::RUSR | Mode::WUSR)?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    fs::renameat(folder, NEW_MARKER, folder, MARKER)?;
+    fs::fsync(folder)?;
+    fs::fsync(root)?;
+    Ok(())
+}
+
+/// Removes the marker.
+pub(super) fn remove_marker(folder: BorrowedFd<'_>) -> Result<()> {
+    remove(folder, MARKER)?;
+    fs::fsync(folder)?;
+    Ok(())
+}
+
+fn remove(dir: BorrowedFd<'_>, name: &str) -> Result<()> {
+    match fs::unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno).context(|| format!("removing {FOLDER}/{name}")),
+    }
+}
