@@ -241,7 +241,7 @@ while IFS='|' read -r op name owner mode time <&3; do
   attributes "./${path##*/}" "$owner" "$mode" "$time"
 done 3<"$scratch/plan-up"
 cd /
-jq -c 'select(.missing or .excluded or .changed or .xattrs or (.type | IN("socket", "char", "block")))
+jq -c 'select(.missing or .excluded or .changed or .xattrs or .unread_xattrs or (.type | IN("socket", "char", "block")))
   | del(.extents, .extent_list, .holes)' "$scratch/manifest" >"$scratch/notes"
 [ ! -s "$scratch/notes" ] || cp "$scratch/notes" "$notes"
 mv -T "$scratch/tree" "$new"

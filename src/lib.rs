@@ -12,6 +12,9 @@ pub mod exit;
 pub mod filter;
 pub mod progress;
 pub mod providers;
+pub mod repository;
+pub mod restore;
+pub mod state;
 pub mod time;
 pub mod ui;
 

@@ -8,14 +8,14 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 
 use super::draft::Findings;
-use super::index::ChunkIndex;
-use super::state::{TreeWriter, line_extents, line_path};
 use super::store_side::Encoder;
 use crate::archive::entry::{Extent, MAX_INLINE_EXTENTS};
 use crate::archive::hash::Hash;
 use crate::archive::manifest::{Excluded, MAX_CHILDREN, Node, NodeCutter, NodeRef, Root};
 use crate::archive::packlist::PackLine;
 use crate::archive::path::EntryPath;
+use crate::state::index::ChunkIndex;
+use crate::state::{TreeWriter, line_extents, line_path};
 use crate::{Error, Result};
 
 /// Lines of an extent list in one chunk.

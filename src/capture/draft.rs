@@ -10,12 +10,12 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 
 use super::read::{ReadDone, ReadFile};
-use super::state::{Local, SavedLine};
 use super::walk::Item;
 use crate::archive::entry::{Entry, Kind, MAX_INLINE_EXTENTS};
 use crate::archive::hash::Hash;
 use crate::archive::path::EntryPath;
 use crate::archive::receipt::Counts;
+use crate::state::{Local, SavedLine};
 use crate::{Error, Result};
 
 /// Problems beyond this number are counted, not listed.

@@ -12,14 +12,12 @@
 mod build;
 mod draft;
 mod host_keys;
-mod index;
 pub(crate) mod metadata;
 mod plan;
 mod read;
 mod run;
 mod snapshot;
 pub(crate) mod sqlite;
-pub(crate) mod state;
 mod stop;
 mod store_side;
 mod view;

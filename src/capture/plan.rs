@@ -1,14 +1,14 @@
 //! `snapshot --dry-run`: what would be read and stored, without reading content or storing anything.
 
 use super::host_keys::HostKeys;
-use super::index::ChunkIndex;
 use super::read::ReadJob;
 use super::snapshot::SnapshotRequest;
-use super::state::StateDir;
 use super::view::StoreView;
 use super::walk::{Item, Visitor, Walker};
 use crate::archive::entry::Kind;
 use crate::archive::path::EntryPath;
+use crate::state::StateDir;
+use crate::state::index::ChunkIndex;
 use crate::{Context as _, Result};
 
 /// Paths listed in a plan, at most.

@@ -20,7 +20,6 @@ use rustix::io::Errno;
 
 use super::metadata::{MetadataError, read_metadata};
 use super::sqlite::{self, CaptureError};
-use super::state::{Local, Side};
 use super::stop::Stop;
 use super::store_side::Encoder;
 use crate::archive::chunker::{Chunker, WHOLE};
@@ -28,6 +27,7 @@ use crate::archive::entry::{Database, Entry, Kind};
 use crate::archive::hash::{Hash, Hasher};
 use crate::archive::path::EntryPath;
 use crate::progress::Progress;
+use crate::state::{Local, Side};
 use crate::{Error, Result};
 
 /// How often a file that changes while it is read is read.

@@ -7,9 +7,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
 use super::build::{Builder, Built};
 use super::draft::{Collector, Findings};
-use super::index::ChunkIndex;
 use super::read::{ClaimedChunk, FileReader, ReadJob};
-use super::state::{Pending, Previous, SourceState, TreeWriter};
 use super::stop::Stop;
 use super::store_side::{Encoder, Stored, ToPacker, pack_frames, upload_packs};
 use super::walk::{Item, Visitor, WalkOptions, Walker};
@@ -20,6 +18,8 @@ use crate::archive::pack;
 use crate::cancel::Cancel;
 use crate::progress::Progress;
 use crate::providers::store::Store;
+use crate::state::index::ChunkIndex;
+use crate::state::{Pending, Previous, SourceState, TreeWriter};
 use crate::{Error, Result};
 
 /// Items between the walk and the collector: how far the walk may run ahead of a large file.

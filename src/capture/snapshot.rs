@@ -10,9 +10,7 @@ use object_store::PutPayload;
 use super::build::Built;
 use super::draft::{Findings, Problem};
 use super::host_keys::{HostConfig, HostKeys};
-use super::index::ChunkIndex;
 use super::run::{Pass, uploads};
-use super::state::{SourceState, StateDir};
 use super::store_side::Stored;
 use super::view::StoreView;
 use super::walk::WalkOptions;
@@ -23,6 +21,8 @@ use crate::archive::{FORMAT, layout, packlist};
 use crate::cancel::Cancel;
 use crate::progress::Progress;
 use crate::providers::store::Store;
+use crate::state::index::ChunkIndex;
+use crate::state::{SourceState, StateDir};
 use crate::{Context as _, Error, ExitCode, Result};
 
 /// A pack that another process removes while a snapshot refers to it makes the pass start again; this often.

@@ -18,9 +18,9 @@
 //!
 //! * **The live tree is never written.** SQLite creates, unlinks and chowns side files even for a read-only
 //!   connection (measured; as root it moves the ctime of `-wal`, `-shm` and `-journal`). Its system calls are
-//!   therefore fenced in ([`untouched`]), `-shm` is mapped read-only (`readonly_shm=1`), and an empty main file or
-//!   a WAL database without `-wal` and `-shm` is not opened live at all. A writer that ends
-//!   during the capture leaves its `-wal` and `-shm` behind, as it does beside any other reader.
+//!   therefore fenced in (`sqlite/untouched.rs`), `-shm` is mapped read-only (`readonly_shm=1`), and an empty
+//!   main file or a WAL database without `-wal` and `-shm` is not opened live at all. A writer that ends during
+//!   the capture leaves its `-wal` and `-shm` behind, as it does beside any other reader.
 //! * **No descriptor of a live database is closed while SQLite of this process has it open**, as that would
 //!   drop every POSIX lock of the process on the file. The header is read first and its descriptor closed;
 //!   captures of one inode take turns. The caller keeps the same rule: while `capture` runs, do not open that
@@ -30,7 +30,7 @@
 //! * **Nothing stays in the scratch directory**: all files live in one private directory of it that goes away
 //!   on success, error and unwinding. The captured file is unlinked before it is handed out.
 //! * `cancelled` is polled at least every 4 MiB of copying and every 50 ms of waiting or checking. Only
-//!   SQLite's own recovery of a WAL or journal is not interrupted; it takes about a second per GiB of it.
+//!   SQLite's own recovery of a WAL or journal, one pass over that file, is not interrupted.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -311,7 +311,7 @@ fn failed(error: &rusqlite::Error) -> CaptureError {
 /// are refused before they fill the scratch directory.
 fn pin(db: &Connection, most: u64) -> rusqlite::Result<Result<u32>> {
     db.busy_timeout(Duration::ZERO)?;
-    db.execute_batch("PRAGMA mmap_size=0")?;
+    db.execute_batch("PRAGMA mmap_size=0; BEGIN")?;
     db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
     let page_size: u32 = db.query_row("PRAGMA page_size", [], |row| row.get(0))?;
     let pages: u32 = db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
@@ -380,5 +380,7 @@ fn finish(room: &Room, page_size: u32, method: Method, cancelled: &dyn Fn() -> b
     let wal = size > 0 && file.read_exact_at(&mut versions, 18).is_ok() && versions[1] == 2;
     std::fs::remove_file(&path)?;
     let journal_mode = if wal { JournalMode::Wal } else { JournalMode::Rollback };
-    Ok(Captured { file, size, journal_mode, page_size, method })
+    let captured = Captured { file, size, journal_mode, page_size, method };
+    tracing::debug!(size, method = captured.method.name(), "sqlite: captured and checked");
+    Ok(captured)
 }

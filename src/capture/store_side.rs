@@ -11,8 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use object_store::PutPayload;
 
-use super::index::ChunkIndex;
-use super::state::Pending;
 use super::stop::Stop;
 use crate::archive::entry::FrameRef;
 use crate::archive::frame::{self, FrameCodec, TAR_END};
@@ -22,6 +20,8 @@ use crate::archive::layout;
 use crate::archive::pack::{Pack, PackWriter, TARGET};
 use crate::archive::packlist::PackLine;
 use crate::providers::store::Store;
+use crate::state::Pending;
+use crate::state::index::ChunkIndex;
 use crate::{Context as _, Error, Result};
 
 /// zstd level: the knee between ratio and speed for source trees and databases.

@@ -20,10 +20,10 @@ use rustix::io::Errno;
 use super::metadata::kind_of;
 use super::read::{ReadDone, ReadJob, Sides, describe, open_file};
 use super::sqlite;
-use super::state::{Local, Previous, SavedLine, side};
 use crate::archive::entry::{Entry, Kind};
 use crate::archive::path::EntryPath;
 use crate::filter::Patterns;
+use crate::state::{Local, Previous, SavedLine, side};
 use crate::{Context as _, Error, ExitCode, Result};
 
 /// Directories deeper than this are closed while their children are walked.

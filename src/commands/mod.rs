@@ -6,7 +6,10 @@
 mod completions;
 mod config;
 mod init;
+mod keys;
 mod man;
+mod reading;
+mod restore;
 mod snapshot;
 
 use clap::{Parser, Subcommand};
@@ -44,6 +47,10 @@ pub enum Command {
     #[allow(missing_docs, reason = "the Args struct has the help")]
     Snapshot(snapshot::SnapshotArgs),
     #[allow(missing_docs, reason = "the Args struct has the help")]
+    Restore(restore::RestoreArgs),
+    #[allow(missing_docs, reason = "the Args struct has the help")]
+    Keys(keys::KeysArgs),
+    #[allow(missing_docs, reason = "the Args struct has the help")]
     Config(config::ConfigArgs),
     #[allow(missing_docs, reason = "the Args struct has the help")]
     Completions(completions::CompletionsArgs),
@@ -59,6 +66,8 @@ pub fn dispatch(cli: Cli, settings: &Settings, out: &mut Output) -> Result<ExitC
     match cli.command {
         Command::Init(args) => init::run(&args, &Session::start(settings)?, out),
         Command::Snapshot(args) => snapshot::run(&args, &Session::start(settings)?, out),
+        Command::Restore(args) => restore::run(&args, &Session::start(settings)?, out),
+        Command::Keys(args) => keys::run(&args, &Session::start(settings)?, out),
         Command::Config(args) => config::run(&args, settings, out),
         Command::Completions(args) => completions::run(&args, out),
         Command::Man(args) => man::run(&args, out),
@@ -76,6 +85,7 @@ pub(crate) struct Session<'a> {
 impl<'a> Session<'a> {
     /// Starts the network runtime and begins to listen for SIGINT and SIGTERM.
     fn start(settings: &'a Settings) -> Result<Self> {
+        raise_open_files();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let cancel = Cancel::default();
         let (mut interrupt, mut terminate) = {
@@ -102,4 +112,12 @@ impl<'a> Session<'a> {
     fn block<T, E: Into<crate::Error>>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T> {
         self.runtime.block_on(self.cancel.guard(work))
     }
+}
+
+/// Deep trees and files that arrive in pieces keep many descriptors open; the soft limit is often 1,024.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Without more descriptors everything still works, only large cases fail, and then say so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

@@ -226,7 +226,7 @@ fn own_directories(state_dir: &Path, store: &Store) -> Vec<(u64, u64)> {
 
 fn versions(args: &SnapshotArgs, session: &Session<'_>) -> Result<Option<BTreeMap<String, String>>> {
     let Some(url) = &args.service_url else {
-        tracing::info!("no --service-url: the versions of the service are not recorded");
+        ui::say("no --service-url: the versions of the service are not recorded");
         return Ok(None);
     };
     let versions = session.block(service::versions(url)).context(|| format!("asking {url} for its versions"))?;

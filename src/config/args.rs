@@ -79,6 +79,9 @@ pub struct TrustArgs {
     /// Believe the signers that the store itself names, although nothing vouches for them
     #[arg(long)]
     pub trust_store_keys: bool,
+    /// Do not compare the times in receipts with the store's own: for a store that was copied
+    #[arg(long)]
+    pub ignore_store_time: bool,
 }
 
 /// To whom snapshots are encrypted.
@@ -101,10 +104,10 @@ pub struct SnapshotTuningArgs {
     /// Leave out what the profile calls recoverable
     #[arg(long)]
     pub exclude_recoverable: bool,
-    /// Uploads at the same time, 1 to 64 [default: 4]
+    /// Uploads at the same time, 1 to 64 [default: 2]
     #[arg(long, value_name = "NUMBER")]
     pub upload_concurrency: Option<u16>,
-    /// Memory for packs in flight, such as 256MiB [default: 256MiB]
+    /// Memory for packs in flight, such as 256MiB [default: 128MiB]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
 }

@@ -4,12 +4,20 @@
 //! relative to that directory and follows no symbolic link.
 
 mod dirs;
+mod execute;
 mod metadata;
+mod plan;
 mod resume;
+mod seed;
+mod select;
 pub mod space;
 mod staging;
 pub mod state;
 pub mod target;
+
+pub use execute::{Restored, restore};
+pub use plan::{RestorePlan, RestoreRequest};
+pub use select::Selection;
 
 #[cfg(test)]
 mod hostile_tests;

@@ -3,10 +3,14 @@
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 
+use rustix::process::geteuid;
+use rustix::thread::{Gid, Uid};
+
 use super::state::{DirState, state_of};
 use super::target::{Target, TargetOptions};
-use super::target_tests::{ID, begun, entry, expected, file, path, put, seen};
+use super::target_tests::{ID, begun, entry, expected, file, path, put, seen, xattr};
 use crate::archive::entry::Kind;
+use crate::archive::path::EntryPath;
 use crate::exit::ExitCode;
 
 #[test]
@@ -115,4 +119,59 @@ fn naming_works_without_the_newer_system_call() {
     symlink("anywhere", scratch.path().join("part")).unwrap();
     let taken = super::staging::link_then_unlink(dir.as_fd(), "part", dir.as_fd(), b"name");
     assert_eq!(taken, Err(rustix::io::Errno::EXIST));
+}
+
+#[test]
+fn an_unprivileged_restore_keeps_its_user_and_drops_foreign_setuid() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(scratch.path(), Some(4321), Some(4321)).unwrap();
+    let root = scratch.path().join("new");
+    let entries = || {
+        let mut dir = entry("d", Kind::Dir, 0o400);
+        (dir.uid, dir.gid) = (7, 7);
+        let mut mine = file("d/mine", b"m");
+        (mine.mode, mine.uid, mine.gid) = (0o6511, 4321, 7);
+        mine.xattrs = vec![xattr("user.note", b"set before the mode forbids it")];
+        let mut foreign = file("d/foreign", b"f");
+        (foreign.mode, foreign.uid, foreign.gid) = (0o6200, 7, 7);
+        let mut top = entry("", Kind::Dir, 0o555);
+        (top.uid, top.gid) = (4321, 4321);
+        [top, dir, entry("d/sub", Kind::Dir, 0), mine, foreign]
+    };
+    let run = || {
+        rustix::thread::set_thread_groups(&[]).unwrap();
+        let (uid, gid) = (Uid::from_raw(4321), Gid::from_raw(4321));
+        rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
+        rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+        let [top, dir, sub, mine, foreign] = entries();
+        for round in 0..2 {
+            let target = begun(&root);
+            target.make_dir(&dir).unwrap();
+            target.make_dir(&sub).unwrap();
+            if round == 0 {
+                put(&target, &mine, b"m").unwrap();
+                put(&target, &foreign, b"f").unwrap();
+                let problems = target.problems();
+                assert_eq!((problems.count, problems.ownership_skipped, problems.set_id_dropped), (0, 2, 2));
+            } else {
+                assert!(target.existing_matches(&mine).unwrap());
+                assert!(target.existing_matches(&foreign).unwrap(), "its mode does not let its owner read it");
+            }
+            target.finish_dirs([&top, &dir, &sub]).unwrap();
+            if round == 1 {
+                target.complete().unwrap();
+            }
+        }
+    };
+    std::thread::scope(|scope| scope.spawn(run).join()).unwrap();
+    let [top, _, _, mine, foreign] = entries();
+    let found = seen(&root, &mine.path);
+    assert_eq!((found.mode, found.uid, found.gid), (0o4511, 4321, 4321));
+    assert_eq!(found.xattrs, mine.xattrs);
+    assert_eq!(seen(&root, &foreign.path).mode, 0o200);
+    assert_eq!(seen(&root, &path("d")).mode, 0o400);
+    assert_eq!(seen(&root, &EntryPath::root()), expected(&top), "also the time of the root, which had to be reopened");
 }

@@ -274,6 +274,15 @@ impl Target {
         Ok(())
     }
 
+    /// What the file system says of what stands at the entry's place; links are not followed.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn stat(&self, entry: &Entry) -> Result<Option<Stat>> {
+        let (parent, name) = self.place(entry)?;
+        Ok(self.look_at(&parent, name, entry)?.map(|(_, stat)| stat))
+    }
+
     /// Waits until everything is on disk.
     ///
     /// # Errors

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use rustix::fs::AtFlags;
 use rustix::process::geteuid;
-use rustix::thread::{Gid, Uid};
 
 use super::target::{Outcome, Target, TargetOptions};
 use crate::archive::entry::{Entry, Kind, Xattr};
@@ -244,60 +243,6 @@ fn setuid_capabilities_and_acls_survive_the_change_of_owner() {
         no_problems(&target);
         assert_eq!(seen(scratch.path(), &tool.path), expected(&tool));
     }
-}
-
-#[test]
-fn an_unprivileged_restore_keeps_its_user_and_drops_foreign_setuid() {
-    if !geteuid().is_root() {
-        return;
-    }
-    let scratch = tempfile::tempdir().unwrap();
-    std::os::unix::fs::chown(scratch.path(), Some(4321), Some(4321)).unwrap();
-    let root = scratch.path().join("new");
-    let entries = || {
-        let mut dir = entry("d", Kind::Dir, 0o555);
-        (dir.uid, dir.gid) = (7, 7);
-        let mut mine = file("d/mine", b"m");
-        (mine.mode, mine.uid, mine.gid) = (0o6511, 4321, 7);
-        mine.xattrs = vec![xattr("user.note", b"set before the mode forbids it")];
-        let mut foreign = file("d/foreign", b"f");
-        (foreign.mode, foreign.uid, foreign.gid) = (0o6200, 7, 7);
-        let mut top = entry("", Kind::Dir, 0o555);
-        (top.uid, top.gid) = (4321, 4321);
-        [top, dir, mine, foreign]
-    };
-    let run = || {
-        rustix::thread::set_thread_groups(&[]).unwrap();
-        let (uid, gid) = (Uid::from_raw(4321), Gid::from_raw(4321));
-        rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
-        rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
-        let [top, dir, mine, foreign] = entries();
-        for round in 0..2 {
-            let target = begun(&root);
-            target.make_dir(&dir).unwrap();
-            if round == 0 {
-                put(&target, &mine, b"m").unwrap();
-                put(&target, &foreign, b"f").unwrap();
-                let problems = target.problems();
-                assert_eq!((problems.count, problems.ownership_skipped, problems.set_id_dropped), (0, 2, 2));
-            } else {
-                assert!(target.existing_matches(&mine).unwrap());
-                assert!(target.existing_matches(&foreign).unwrap(), "its mode does not let its owner read it");
-            }
-            target.finish_dirs([&top, &dir]).unwrap();
-            if round == 1 {
-                target.complete().unwrap();
-            }
-        }
-    };
-    std::thread::scope(|scope| scope.spawn(run).join()).unwrap();
-    let [top, _, mine, foreign] = entries();
-    let found = seen(&root, &mine.path);
-    assert_eq!((found.mode, found.uid, found.gid), (0o4511, 4321, 4321));
-    assert_eq!(found.xattrs, mine.xattrs);
-    assert_eq!(seen(&root, &foreign.path).mode, 0o200);
-    assert_eq!(seen(&root, &path("d")).mode, 0o555);
-    assert_eq!(seen(&root, &EntryPath::root()), expected(&top), "also the time of the root, which had to be reopened");
 }
 
 #[test]

@@ -47,6 +47,16 @@ pub fn warn(message: impl AsRef<str>) {
     }
 }
 
+/// Says on stderr what is about to happen, unless `-q` was given; a log record where logs are JSON.
+pub fn say(message: impl AsRef<str>) {
+    let message = redact(message.as_ref());
+    if log::is_json() {
+        tracing::info!("{message}");
+    } else if log::shows_warnings() {
+        write_stderr(format!("{}\n", escape(&message)).as_bytes());
+    }
+}
+
 /// Writes the rendered form of an error to stderr. Only the command line's outermost layer calls this.
 pub(crate) fn error_lines(lines: &str) {
     write_stderr(redact(lines).as_bytes());

@@ -527,6 +527,17 @@ fn a_write_during_the_copy_is_noticed() {
 }
 
 #[test]
+fn a_file_just_written_is_left_to_rest_first() {
+    let place = Place::new();
+    large(&place, 1);
+    let written = Instant::now();
+    fs::OpenOptions::new().write(true).open(place.at(DB)).unwrap().write_all_at(HEADER, 0).unwrap();
+    let captured = copied(&place, &|| false).unwrap();
+    assert_eq!(captured.method, Method::Copied);
+    assert!(written.elapsed() >= Duration::from_millis(40), "{:?}", written.elapsed());
+}
+
+#[test]
 fn a_lock_held_for_long_is_waited_for_then_the_files_are_copied() {
     let place = Place::new();
     let _writer = Writer::idle(&place, "pragma locking_mode=exclusive; pragma journal_mode=delete");
@@ -585,7 +596,7 @@ fn the_check_can_be_interrupted() {
     let db = Connection::open(place.at(DB)).unwrap();
     db.execute_batch(
         "pragma synchronous=off; create table t(a integer primary key, b); create index i on t(b); begin;
-         with recursive n(i) as (select 1 union all select i+1 from n where i < 1500000) insert into t select i, i from n;
+         with recursive n(i) as (select 1 union all select i+1 from n where i < 3000000) insert into t select i, i from n;
          commit",
     )
     .unwrap();
@@ -596,7 +607,8 @@ fn the_check_can_be_interrupted() {
     let started = Instant::now();
     let result = check::quick_check(&place.at(DB), &|| true);
     assert!(whole < POLL || matches!(result, Err(CaptureError::Interrupted)));
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?} of {whole:?}", started.elapsed());
+    let stopped = started.elapsed();
+    assert!(whole < POLL * 4 || stopped < whole / 2, "{stopped:?} of {whole:?}");
 }
 
 #[test]

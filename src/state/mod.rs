@@ -9,6 +9,8 @@
 //! * Nothing here is believed about the store: the caller says which packs are still there.
 //! * One run at a time: [`StateDir::lock`] holds a lock that the kernel frees when its holder dies.
 
+pub mod index;
+
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -19,12 +21,12 @@ use std::sync::Mutex;
 use rustix::fs::{FlockOperation, Stat, flock};
 use serde::{Deserialize, Serialize};
 
-use super::index::ChunkIndex;
 use crate::archive::entry::{Extent, FrameRef, Kind};
 use crate::archive::hash::{Hash, Hasher};
 use crate::archive::packlist::PackLine;
 use crate::archive::path::EntryPath;
 use crate::{Context as _, Error, ExitCode, Result};
+use index::ChunkIndex;
 
 /// The locked state directory of one host.
 #[derive(Debug)]

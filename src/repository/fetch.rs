@@ -1,0 +1,385 @@
+//! Carries out a [`FetchPlan`]: downloads on the async runtime, decrypts and decodes on threads of its own.
+//!
+//! Invariants:
+//! * Bytes of packs in memory, downloading or waiting for a decoder, stay within the budget (one pack at least).
+//! * A whole pack is compared with its name before anything in it is decrypted; of a pack that is read by ranges the
+//!   chunk hashes must be checked by the sink (`frame::find` does).
+//! * A damaged pack is told apart from a store that is away and from a wrong identity: only the former can be
+//!   collected, the latter end the fetch.
+
+use std::num::NonZero;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender};
+use futures::future::{AbortHandle, Abortable};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::archive::entry::FrameRef;
+use crate::archive::frame::FrameCodec;
+use crate::archive::hash::Hash;
+use crate::archive::keyring::{Identities, KeyError};
+use crate::archive::pack::{PackReader, Segments};
+use crate::archive::{FormatError, layout};
+use crate::cancel::Cancel;
+use crate::progress::Progress;
+use crate::providers::store::StoreError;
+use crate::{Context as _, Error, ExitCode, Result};
+
+use super::Repository;
+use super::budget::Budget;
+use super::plan::{FetchPlan, How, PackFetch};
+
+/// One frame of one pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FrameOf {
+    /// The pack.
+    pub pack: Hash,
+    /// Its place in the pack.
+    pub frame: FrameRef,
+}
+
+/// What takes the decoded frames. It is called on several threads at once, in no order. An error with exit code 4
+/// counts as damage of that pack, any other ends the fetch.
+pub type Sink<'a> = dyn Fn(FrameOf, &[u8]) -> Result<()> + Sync + 'a;
+
+/// What to do about a damaged or missing pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// End with the first.
+    Stop,
+    /// Go on with what is left, and return all of them.
+    Collect,
+}
+
+/// How to fetch.
+#[derive(Clone, Copy)]
+pub struct FetchOptions<'a> {
+    /// Requests under way at once.
+    pub parallel: usize,
+    /// Bytes of packs in memory at most; a single pack may be larger.
+    pub memory: u64,
+    /// What to do about damage.
+    pub on_failure: OnFailure,
+    /// Is told what each request brought.
+    pub progress: &'a dyn Progress,
+}
+
+impl Default for FetchOptions<'_> {
+    /// 8 requests, 128 MiB, stop at the first failure.
+    fn default() -> Self {
+        Self { parallel: 8, memory: 128 << 20, on_failure: OnFailure::Stop, progress: &() }
+    }
+}
+
+/// A pack, or one frame of it, that could not be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchError {
+    /// The pack.
+    pub pack: Hash,
+    /// The frame, if the rest of the pack could be used.
+    pub frame: Option<FrameRef>,
+    /// What is wrong, without the object's name.
+    pub reason: String,
+    /// The exit code that belongs to it.
+    pub code: ExitCode,
+}
+
+impl From<FetchError> for Error {
+    fn from(failure: FetchError) -> Self {
+        Self::new(failure.code, format!("{}: {}", layout::pack(failure.pack), failure.reason))
+            .hint("`opsctl check --level hash` lists every damaged pack")
+    }
+}
+
+/// What a fetch did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FetchStats {
+    /// Bytes received.
+    pub bytes: u64,
+    /// Requests sent, retries not counted.
+    pub requests: u64,
+    /// What could not be used; empty with [`OnFailure::Stop`].
+    pub failed: Vec<FetchError>,
+}
+
+impl Repository {
+    /// Fetches what `plan` says and gives every decoded frame to `sink`. Without identities a plan can only name whole
+    /// packs without frames, which are then compared with their names.
+    ///
+    /// Needs a multi-threaded tokio runtime.
+    ///
+    /// # Errors
+    /// Exit 12 for a wrong identity, 130 when cancelled, what the store says, the sink's errors, and with
+    /// [`OnFailure::Stop`] the first damaged pack (4).
+    pub async fn fetch(
+        &self,
+        plan: &FetchPlan,
+        identities: Option<&Identities>,
+        options: &FetchOptions<'_>,
+        cancel: &Cancel,
+        sink: &Sink<'_>,
+    ) -> Result<FetchStats> {
+        let (abort, registration) = AbortHandle::new_pair();
+        let runtime = Handle::current();
+        let run = Run {
+            repository: self,
+            runtime: &runtime,
+            identities,
+            options,
+            cancel,
+            sink,
+            requests: Semaphore::new(options.parallel.max(1)),
+            budget: Budget::new(options.memory),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            failed: Mutex::default(),
+            fatal: Mutex::default(),
+            abort,
+        };
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(plan.packs.len());
+        // The sink borrows from the caller, so the decoders are scoped threads, and this thread waits for them.
+        tokio::task::block_in_place(|| {
+            std::thread::scope(|scope| {
+                // Not bounded: the budget bounds what can be in it.
+                let (sender, receiver) = crossbeam_channel::unbounded();
+                for _ in 0..threads {
+                    let receiver = receiver.clone();
+                    scope.spawn(|| run.decode(receiver));
+                }
+                runtime.block_on(async {
+                    let downloads = Abortable::new(run.download(plan, sender), registration);
+                    tokio::select! {
+                        () = cancel.cancelled() => run.stop(Error::interrupted()),
+                        result = downloads => if let Ok(Err(error)) = result { run.stop(error) },
+                    }
+                });
+            });
+        });
+        run.finish()
+    }
+}
+
+/// A downloaded pack, or the needed parts of it.
+struct Job<'r> {
+    fetch: &'r PackFetch,
+    parts: Vec<(u64, Bytes)>,
+    whole: bool,
+    /// Given back when the job is dropped.
+    _room: SemaphorePermit<'r>,
+}
+
+/// One fetch under way.
+struct Run<'r> {
+    repository: &'r Repository,
+    runtime: &'r Handle,
+    identities: Option<&'r Identities>,
+    options: &'r FetchOptions<'r>,
+    cancel: &'r Cancel,
+    sink: &'r Sink<'r>,
+    requests: Semaphore,
+    budget: Budget,
+    received: AtomicU64,
+    sent: AtomicU64,
+    failed: Mutex<Vec<FetchError>>,
+    fatal: Mutex<Option<Error>>,
+    /// Ends the downloads when a decoder fails.
+    abort: AbortHandle,
+}
+
+impl<'r> Run<'r> {
+    async fn download(&'r self, plan: &'r FetchPlan, decoders: Sender<Job<'r>>) -> Result<()> {
+        let decoders = &decoders;
+        let one = |fetch| async move {
+            let job = self.job(fetch).await?;
+            if let Some(job) = job {
+                // Fails only if every decoder is gone, and then the reason is recorded.
+                let _ = decoders.send(job);
+            }
+            Ok(())
+        };
+        let ahead = self.options.parallel.max(1) * 2;
+        stream::iter(&plan.packs).map(one).buffer_unordered(ahead).try_collect().await
+    }
+
+    /// Downloads one pack; `None` if it is damaged or missing and that was recorded.
+    async fn job(&'r self, fetch: &'r PackFetch) -> Result<Option<Job<'r>>> {
+        let no_ranges = &self.repository.no_ranges;
+        loop {
+            let ranged = !no_ranges.load(Ordering::Relaxed);
+            let ranges: &[Range<u64>] = match &fetch.how {
+                How::Ranges(ranges) if ranged => ranges,
+                _ => &[],
+            };
+            let whole = ranges.is_empty();
+            let room = self.budget.room(if whole { fetch.line.size } else { fetch.bytes() }).await?;
+            let parts = if whole { self.whole(fetch, ranged).await } else { self.parts(fetch, ranges).await };
+            let error = match parts {
+                Ok(parts) => return Ok(Some(Job { fetch, parts, whole, _room: room })),
+                // Once more, now as a whole; the room that this takes is waited for anew.
+                Err(StoreError::RangeUnsupported { .. }) if ranged => {
+                    no_ranges.store(true, Ordering::Relaxed);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let reason = match &error {
+                StoreError::NotFound { .. } => "the object is missing".to_owned(),
+                StoreError::Short { .. } | StoreError::Other { .. } => error.to_string(),
+                _ => return Err(error.into()),
+            };
+            let code = if matches!(error, StoreError::Other { .. }) { ExitCode::Failed } else { ExitCode::Integrity };
+            return self.failed(FetchError { pack: fetch.line.pack, frame: None, reason, code }).map(|()| None);
+        }
+    }
+
+    /// The whole object, and never more than the pack list says: the store could hold anything under that name.
+    async fn whole(&self, fetch: &PackFetch, ranged: bool) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        let range = ranged.then_some(0..fetch.line.size);
+        let bytes = self.get(fetch.line.pack, range).await?;
+        Ok(vec![(0, bytes)])
+    }
+
+    async fn parts(&self, fetch: &PackFetch, ranges: &[Range<u64>]) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        let get = |range: &Range<u64>| {
+            let range = range.clone();
+            async move { Ok((range.start, self.get(fetch.line.pack, Some(range)).await?)) }
+        };
+        stream::iter(ranges).map(get).buffer_unordered(self.options.parallel.max(1)).try_collect().await
+    }
+
+    async fn get(&self, pack: Hash, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
+        let key = layout::pack(pack);
+        // The semaphore is never closed.
+        let _turn = self.requests.acquire().await;
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        let bytes = match range {
+            Some(range) => self.repository.store.get_range(&key, range).await?,
+            None => self.repository.store.get(&key).await?,
+        };
+        self.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.options.progress.advance(bytes.len() as u64);
+        Ok(bytes)
+    }
+
+    /// The work of one decoder thread.
+    fn decode(&self, jobs: Receiver<Job<'_>>) {
+        let mut codec = FrameCodec::new(1);
+        for job in jobs {
+            if self.is_over() {
+                continue;
+            }
+            let result = match &mut codec {
+                Ok(codec) => self.decode_pack(&job, codec),
+                Err(error) => Err(Error::new(ExitCode::Failed, format!("cannot set up zstd: {error}"))),
+            };
+            if let Err(error) = result {
+                self.stop(error);
+            }
+        }
+    }
+
+    fn decode_pack(&self, job: &Job<'_>, codec: &mut FrameCodec) -> Result<()> {
+        let pack = job.fetch.line.pack;
+        if job.whole {
+            let found = job.parts.first().map_or_else(|| Hash::of(&[]), |(_, bytes)| Hash::of(bytes));
+            if found != pack {
+                let reason = format!("its content hashes to {found}, not to its name");
+                return self.failed(FetchError { pack, frame: None, reason, code: ExitCode::Integrity });
+            }
+        }
+        if job.fetch.frames.is_empty() {
+            return Ok(());
+        }
+        let identities = self.identities.ok_or_else(|| {
+            Error::new(ExitCode::Denied, "reading the content of a snapshot needs an identity").hint("give --identity")
+        })?;
+        let mut reader = match PackReader::open(Segments::new(job.parts.clone()), identities) {
+            Ok(reader) => reader,
+            Err(KeyError::Damaged(reason)) => {
+                let reason = format!("it is not an intact age file: {reason}");
+                return self.failed(FetchError { pack, frame: None, reason, code: ExitCode::Integrity });
+            }
+            // A flipped bit in the age header looks like a wrong identity. The whole object tells them apart.
+            Err(KeyError::NoMatch) if !job.whole && !self.is_intact(job.fetch)? => {
+                let reason = "its age header is damaged".to_owned();
+                return self.failed(FetchError { pack, frame: None, reason, code: ExitCode::Integrity });
+            }
+            Err(error) => return Err(error).context(|| format!("decrypting {}", layout::pack(pack))),
+        };
+        for frame in job.fetch.frames.iter().copied() {
+            if self.is_over() {
+                return Ok(());
+            }
+            if let Err(error) = self.decode_frame(&mut reader, codec, FrameOf { pack, frame }) {
+                if error.code() != ExitCode::Integrity {
+                    return Err(error);
+                }
+                let (reason, code) = (error.full_message(), error.code());
+                self.failed(FetchError { pack, frame: Some(frame), reason, code })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Downloads the whole pack, beside the budget, and compares it with its name.
+    fn is_intact(&self, fetch: &PackFetch) -> Result<bool> {
+        let ranged = !self.repository.no_ranges.load(Ordering::Relaxed);
+        let whole = async {
+            tokio::select! {
+                () = self.cancel.cancelled() => Err(Error::interrupted()),
+                whole = self.whole(fetch, ranged) => match whole {
+                    Ok(parts) => Ok(parts.first().is_some_and(|(_, bytes)| Hash::of(bytes) == fetch.line.pack)),
+                    Err(StoreError::Short { .. }) => Ok(false),
+                    Err(error) => Err(error.into()),
+                },
+            }
+        };
+        self.runtime.block_on(whole)
+    }
+
+    fn decode_frame(&self, reader: &mut PackReader, codec: &mut FrameCodec, place: FrameOf) -> Result<()> {
+        let stored = reader.frame(place.frame)?;
+        let tar = codec.decode(&stored, place.frame.decoded).map_err(|e: FormatError| Error::from(e))?;
+        (self.sink)(place, &tar)
+    }
+
+    /// Records damage, or makes it an error if the first ends the fetch.
+    fn failed(&self, failure: FetchError) -> Result<()> {
+        match self.options.on_failure {
+            OnFailure::Stop => Err(failure.into()),
+            OnFailure::Collect => {
+                lock(&self.failed).push(failure);
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends the fetch with the first error that comes.
+    fn stop(&self, error: Error) {
+        lock(&self.fatal).get_or_insert(error);
+        self.abort.abort();
+    }
+
+    fn is_over(&self) -> bool {
+        self.cancel.is_cancelled() || lock(&self.fatal).is_some()
+    }
+
+    fn finish(self) -> Result<FetchStats> {
+        if let Some(error) = self.fatal.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(error);
+        }
+        self.cancel.check()?;
+        let mut failed = self.failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        failed.sort_by_key(|f| (f.pack, f.frame));
+        Ok(FetchStats { bytes: self.received.into_inner(), requests: self.sent.into_inner(), failed })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,123 @@
+//! Opens a store for reading: what it is, and whom its reader believes.
+//!
+//! Invariant: a damaged descriptor or keys object is a warning, never a reason not to read snapshots that can
+//! still be verified.
+
+use std::sync::atomic::AtomicBool;
+
+use crate::archive::hash::Hash;
+use crate::archive::keys::{Descriptor, Found, Keys};
+use crate::archive::layout;
+use crate::providers::store::{Store, StoreError};
+use crate::{Error, ExitCode, Result};
+
+use super::signed;
+use super::trust::{Anchors, TrustOptions};
+
+/// A store opened for reading.
+#[derive(Debug)]
+pub struct Repository {
+    pub(super) store: Store,
+    pub(super) anchors: Anchors,
+    /// The store answered a ranged request with the whole object: do not ask again.
+    pub(super) no_ranges: AtomicBool,
+    store_id: Option<String>,
+    warnings: Vec<String>,
+}
+
+impl Repository {
+    /// Reads the store's descriptor and keys objects.
+    ///
+    /// # Errors
+    /// Exit 10 if this is not an opsctl store, 12 if content is wanted and nothing says whom to believe, else what
+    /// the store says.
+    pub async fn open(store: Store, options: &TrustOptions) -> Result<Self> {
+        let (descriptor, listed) = tokio::join!(store.get(layout::DESCRIPTOR), store.list(layout::KEYS));
+        let listed = listed?;
+        let descriptor = match descriptor {
+            Err(StoreError::NotFound { .. }) if listed.is_empty() => return Err(not_a_store(&store)),
+            Err(error) if error.is_transient() => return Err(error.into()),
+            Err(error) => Err(error.to_string()),
+            Ok(bytes) => Descriptor::read(&bytes).map_err(|e| e.to_string()),
+        };
+
+        let (found, mut warnings) = readable(signed::read_all(&store, &listed).await?);
+        let anchors = Anchors::settle(found, options)?;
+        warnings.extend(anchors.rejected.iter().map(|(key, reason)| format!("{key} does not count: {reason}")));
+        if anchors.head.is_none() {
+            warnings.push("no keys object of this store is signed by a trusted signer".into());
+        }
+
+        // The keys object is signed, the descriptor is not.
+        let signed_id = anchors.head.as_ref().map(|(_, keys)| keys.store_id.clone());
+        let store_id = match (descriptor, signed_id) {
+            (Ok(descriptor), Some(signed)) => {
+                if descriptor.store_id != signed {
+                    warnings.push(format!(
+                        "{} says store id {:?}, the signed keys object says {signed:?}: the latter counts",
+                        layout::DESCRIPTOR,
+                        descriptor.store_id
+                    ));
+                }
+                Some(signed)
+            }
+            (Ok(descriptor), None) => Some(descriptor.store_id),
+            (Err(reason), signed) => {
+                warnings.push(format!("{} is not usable: {reason}", layout::DESCRIPTOR));
+                signed
+            }
+        };
+        if store_id.is_none() {
+            warnings.push("the store's id is not known, so it is not compared with that of the snapshots".into());
+        }
+        Ok(Self { store, anchors, no_ranges: AtomicBool::new(false), store_id, warnings })
+    }
+
+    /// The store itself.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The store's id, unless neither descriptor nor keys objects are usable.
+    #[must_use]
+    pub fn store_id(&self) -> Option<&str> {
+        self.store_id.as_deref()
+    }
+
+    /// The newest accepted keys object and its hash.
+    #[must_use]
+    pub const fn keys(&self) -> Option<&(Hash, Keys)> {
+        self.anchors.head.as_ref()
+    }
+
+    /// Keys objects that do not count, as (object, reason).
+    #[must_use]
+    pub fn rejected_keys(&self) -> &[(String, String)] {
+        &self.anchors.rejected
+    }
+
+    /// What was wrong with the store without keeping it from being read.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+}
+
+fn not_a_store(store: &Store) -> Error {
+    Error::new(ExitCode::NotFound, format!("{} is not an opsctl store", store.location()))
+        .hint("check the store URL; a new store is made by `opsctl init`")
+}
+
+/// Keys objects that can be judged, and warnings for the others.
+fn readable(documents: Vec<signed::Signed>) -> (Vec<Found>, Vec<String>) {
+    let mut found = Vec::new();
+    let mut warnings = Vec::new();
+    for signed::Signed { key, modified, bytes, signature } in documents {
+        match bytes {
+            Ok(bytes) => found.push(Found { key, modified, bytes, signature }),
+            Err(reason) => warnings.push(format!("{key} does not count: {reason}")),
+        }
+    }
+    (found, warnings)
+}

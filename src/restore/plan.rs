@@ -1,0 +1,205 @@
+//! What a restore will do, before it does anything.
+
+use std::path::PathBuf;
+
+use super::select::{Selected, Selection, Windows};
+use super::space::{Free, free_space};
+use super::state::{DirState, state_of};
+use super::target::TargetOptions;
+use crate::archive::entry::{Extent, Kind};
+use crate::archive::keyring::Identities;
+use crate::archive::path::EntryPath;
+use crate::cancel::Cancel;
+use crate::repository::{FetchPlan, Manifest, Repository, Snapshot};
+use crate::{Error, ExitCode, Result};
+
+/// Paths that a plan lists, at most.
+const MAX_LISTED: usize = 1000;
+/// What a file or directory costs beside its content, roughly.
+const BLOCK: u64 = 4096;
+
+/// What to restore, from where, to where.
+pub struct RestoreRequest<'a> {
+    /// The store.
+    pub repository: &'a Repository,
+    /// The snapshot.
+    pub snapshot: &'a Snapshot,
+    /// Keys that open it.
+    pub identities: &'a Identities,
+    /// The new directory.
+    pub to: PathBuf,
+    /// What of the snapshot is wanted.
+    pub selection: Selection,
+    /// What may be created.
+    pub options: TargetOptions,
+    /// Where the state of the next snapshot is seeded; `None` seeds nothing.
+    pub seed: Option<PathBuf>,
+    /// Packs in memory at most, in bytes.
+    pub memory: u64,
+    /// Stops everything.
+    pub cancel: &'a Cancel,
+}
+
+/// The plan of a restore.
+#[derive(Debug)]
+pub struct RestorePlan {
+    /// True if an interrupted restore of this snapshot goes on.
+    pub resumes: bool,
+    /// Regular files to restore, hard links included.
+    pub files: u64,
+    /// Directories to restore.
+    pub dirs: u64,
+    /// Bytes of content to write, holes not counted, hard links once.
+    pub bytes: u64,
+    /// Bytes to fetch for content.
+    pub bytes_to_fetch: u64,
+    /// Requests to send for content.
+    pub requests: u64,
+    /// Space to be taken, with what files cost beside their content.
+    pub space: u64,
+    /// Space there is.
+    pub free: Free,
+    /// Captured without content, with the reason: they will be missing.
+    pub missing: Vec<(EntryPath, String)>,
+    /// Stored while they were changing.
+    pub changed: Vec<EntryPath>,
+    /// Devices that are left out.
+    pub devices: Vec<EntryPath>,
+    /// The whole selection, if it fits into one window.
+    pub(super) window: Option<Vec<Selected>>,
+}
+
+impl RestorePlan {
+    /// Reads the manifest and the target directory; writes nothing.
+    ///
+    /// # Errors
+    /// Exit 2 if the directory is in use, 4 for damage, 10 if nothing is selected, 12 for a wrong
+    /// identity.
+    pub async fn make(request: &RestoreRequest<'_>) -> Result<Self> {
+        let resumes = check_target(request)?;
+        let manifest = request.repository.manifest(request.snapshot, request.identities, request.cancel).await?;
+        let free = free_space(&request.to)?;
+        let mut plan = Self {
+            resumes,
+            files: 0,
+            dirs: 0,
+            bytes: 0,
+            bytes_to_fetch: 0,
+            requests: 0,
+            space: 0,
+            free,
+            missing: Vec::new(),
+            changed: Vec::new(),
+            devices: Vec::new(),
+            window: None,
+        };
+        let mut windows = Windows::new(&manifest, &request.selection);
+        let mut links = std::collections::HashSet::new();
+        let mut number = 0;
+        while let Some(window) = windows.next().await? {
+            number += 1;
+            plan.add(request, &manifest, &window, &mut links)?;
+            plan.window = (number == 1).then_some(window);
+        }
+        let only_root = plan.files + plan.dirs <= 1 && plan.devices.is_empty();
+        if only_root && !request.selection.include.is_empty() && plan.window.as_ref().is_none_or(|w| w.len() <= 1) {
+            let patterns = request.selection.include.texts().join(", ");
+            return Err(Error::new(
+                ExitCode::NotFound,
+                format!("no path of snapshot {} matches {patterns}", request.snapshot.id),
+            )
+            .hint("`opsctl ls` lists the paths; patterns with a slash are anchored at the captured folder"));
+        }
+        Ok(plan)
+    }
+
+    fn add(
+        &mut self,
+        request: &RestoreRequest<'_>,
+        manifest: &Manifest<'_>,
+        window: &[Selected],
+        links: &mut std::collections::HashSet<String>,
+    ) -> Result<()> {
+        let mut extents: Vec<&Extent> = Vec::new();
+        for Selected { entry, extents: own } in window {
+            if let Some(reason) = &entry.missing {
+                note(&mut self.missing, (entry.path.clone(), reason.clone()));
+            }
+            if !entry.is_captured() {
+                continue;
+            }
+            self.space += BLOCK;
+            match entry.kind {
+                Kind::Dir => self.dirs += 1,
+                Kind::File => {
+                    self.files += 1;
+                    if entry.changed {
+                        note(&mut self.changed, entry.path.clone());
+                    }
+                    if entry.hardlink.clone().is_some_and(|group| !links.insert(group)) {
+                        continue;
+                    }
+                    self.bytes += entry.data_len();
+                    self.space += entry.data_len().next_multiple_of(BLOCK);
+                    extents.extend(own);
+                }
+                Kind::Char | Kind::Block if !request.options.allow_special => {
+                    note(&mut self.devices, entry.path.clone())
+                }
+                _ => {}
+            }
+        }
+        let fetch = FetchPlan::new(manifest.packs(), extents)?;
+        self.bytes_to_fetch += fetch.bytes();
+        self.requests += fetch.requests();
+        Ok(())
+    }
+
+    /// Fails if the plan does not fit.
+    ///
+    /// # Errors
+    /// Exit 14 with the numbers.
+    pub fn check_space(&self) -> Result<()> {
+        // What an interrupted run has put in place takes its space already.
+        if self.resumes {
+            return Ok(());
+        }
+        let inodes = self.files + self.dirs;
+        if self.space > self.free.bytes {
+            let message = format!("the restore needs about {} bytes, {} are free", self.space, self.free.bytes);
+            return Err(
+                Error::new(ExitCode::NoSpace, message).hint("restore to a larger disk, or only a part with --include")
+            );
+        }
+        match self.free.inodes {
+            Some(free) if inodes > free => {
+                let message = format!("the restore needs {inodes} inodes, {free} are free");
+                Err(Error::new(ExitCode::NoSpace, message).hint("restore to another file system"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn note<T>(list: &mut Vec<T>, item: T) {
+    if list.len() < MAX_LISTED {
+        list.push(item);
+    }
+}
+
+/// True if an interrupted restore goes on.
+fn check_target(request: &RestoreRequest<'_>) -> Result<bool> {
+    let to = request.to.display();
+    match state_of(&request.to)? {
+        DirState::Missing | DirState::Empty => Ok(false),
+        DirState::Resumable { snapshot_id } if snapshot_id == request.snapshot.id.as_str() => Ok(true),
+        DirState::Resumable { snapshot_id } => {
+            Err(Error::usage(format!("{to} holds an unfinished restore of another snapshot, {snapshot_id}"))
+                .hint(format!("go on with --snapshot {snapshot_id}, or restore to another folder")))
+        }
+        DirState::NotEmpty { example } => {
+            Err(Error::usage(format!("{to} is not empty: it holds {}", example.display()))
+                .hint("restore to a folder that does not exist yet"))
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Which entries of a snapshot a restore wants, in windows that fit into memory.
+//!
+//! Invariants: order is that of the manifest; a selected path's directories come with it; a window
+//! holds a bounded number of extents, so memory does not grow with the snapshot.
+
+use crate::Result;
+use crate::archive::entry::{Entry, Extent, Kind};
+use crate::archive::path::EntryPath;
+use crate::filter::Patterns;
+use crate::repository::{Manifest, Walk};
+
+/// Extents in one window, at least one file. At about 500 bytes each with their entry.
+const WINDOW: usize = 32_768;
+
+/// What is wanted of a snapshot.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// Only what these cover; everything if there are none.
+    pub include: Patterns,
+    /// Nothing that these cover.
+    pub exclude: Patterns,
+}
+
+impl Selection {
+    /// True if everything is wanted.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.include.is_empty() && self.exclude.is_empty()
+    }
+
+    fn wants(&self, path: &EntryPath) -> bool {
+        (self.include.is_empty() || self.include.covers(path)) && !self.exclude.covers(path)
+    }
+}
+
+/// An entry with all its extents.
+#[derive(Debug)]
+pub(super) struct Selected {
+    pub entry: Entry,
+    pub extents: Vec<Extent>,
+}
+
+/// Reads the selected entries of a manifest, window by window.
+pub(super) struct Windows<'m> {
+    manifest: &'m Manifest<'m>,
+    walk: Walk<'m>,
+    selection: &'m Selection,
+    /// Directories above the current place that nothing selected lies in yet.
+    ancestors: Vec<Entry>,
+    rest: std::vec::IntoIter<Entry>,
+}
+
+impl<'m> Windows<'m> {
+    pub(super) fn new(manifest: &'m Manifest<'m>, selection: &'m Selection) -> Self {
+        let walk = manifest.walk(selection.include.literal_paths().as_deref());
+        Self { manifest, walk, selection, ancestors: Vec::new(), rest: Vec::new().into_iter() }
+    }
+
+    /// The next window; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<Selected>>> {
+        let (mut window, mut size) = (Vec::new(), 0);
+        while size < WINDOW {
+            let Some(entry) = self.next_entry().await? else { break };
+            for entry in self.select(entry) {
+                let extents = self.manifest.extents(&entry).await?;
+                size += extents.len().max(1);
+                window.push(Selected { entry, extents });
+            }
+        }
+        Ok((!window.is_empty()).then_some(window))
+    }
+
+    async fn next_entry(&mut self) -> Result<Option<Entry>> {
+        loop {
+            if let Some(entry) = self.rest.next() {
+                return Ok(Some(entry));
+            }
+            match self.walk.next().await? {
+                Some(batch) => self.rest = batch.into_iter(),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// The entry, after the directories that lead to it, if it is wanted.
+    fn select(&mut self, entry: Entry) -> Vec<Entry> {
+        self.ancestors.retain(|dir| entry.path.is_within(&dir.path));
+        if self.selection.wants(&entry.path) || entry.path.as_bytes().is_empty() {
+            let mut selected = std::mem::take(&mut self.ancestors);
+            selected.push(entry);
+            return selected;
+        }
+        if entry.kind == Kind::Dir && entry.is_captured() && !self.selection.exclude.covers(&entry.path) {
+            self.ancestors.push(entry);
+        }
+        Vec::new()
+    }
+}
