@@ -112,7 +112,8 @@ pub struct Database {
     pub journal_mode: String,
     /// Bytes of a page.
     pub page_size: u32,
-    /// Names of the side files beside it that were left out: their content is in the capture.
+    /// The side files beside it that were left out because the capture holds their content, by what
+    /// follows the database's name: `-wal`, `-shm`, `-journal`.
     pub left_out: Vec<String>,
 }
 

@@ -36,7 +36,7 @@ pub const ATTEMPTS: u32 = 3;
 /// The side files of a database, as found beside it.
 #[derive(Clone, Debug, Default)]
 pub struct Sides {
-    /// Names that are left out because the capture holds their content.
+    /// Suffixes of the files that are left out because the capture holds their content.
     pub left_out: Vec<String>,
     /// Stat of the `-wal`.
     pub wal: Option<Side>,

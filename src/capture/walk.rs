@@ -528,7 +528,7 @@ fn find_databases(dir: &OwnedFd, names: &[Vec<u8>]) -> Listing {
             continue;
         }
         let sides = listing.databases.entry(stem.to_vec()).or_default();
-        sides.left_out.push(String::from_utf8_lossy(name).into_owned());
+        sides.left_out.push(suffix.to_owned());
         let stat = rustix::fs::statat(dir, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW).ok();
         match suffix {
             "-wal" => sides.wal = stat.as_ref().map(side),
