@@ -4,6 +4,7 @@
 pub mod archive;
 pub mod cancel;
 pub mod capture;
+pub mod check;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -3,13 +3,18 @@
 //! Every verb takes its values from [`Settings`]; its own struct only declares what it alone knows.
 //! The doc comment of an `Args` struct is the command's help.
 
+mod check;
 mod completions;
 mod config;
+mod diff;
 mod init;
 mod keys;
+mod list;
+mod ls;
 mod man;
 mod reading;
 mod restore;
+mod show;
 mod snapshot;
 
 use clap::{Parser, Subcommand};
@@ -47,7 +52,17 @@ pub enum Command {
     #[allow(missing_docs, reason = "the Args struct has the help")]
     Snapshot(snapshot::SnapshotArgs),
     #[allow(missing_docs, reason = "the Args struct has the help")]
+    List(list::ListArgs),
+    #[allow(missing_docs, reason = "the Args struct has the help")]
+    Show(show::ShowArgs),
+    #[allow(missing_docs, reason = "the Args struct has the help")]
+    Ls(ls::LsArgs),
+    #[allow(missing_docs, reason = "the Args struct has the help")]
+    Diff(diff::DiffArgs),
+    #[allow(missing_docs, reason = "the Args struct has the help")]
     Restore(restore::RestoreArgs),
+    #[allow(missing_docs, reason = "the Args struct has the help")]
+    Check(check::CheckArgs),
     #[allow(missing_docs, reason = "the Args struct has the help")]
     Keys(keys::KeysArgs),
     #[allow(missing_docs, reason = "the Args struct has the help")]
@@ -66,7 +81,12 @@ pub fn dispatch(cli: Cli, settings: &Settings, out: &mut Output) -> Result<ExitC
     match cli.command {
         Command::Init(args) => init::run(&args, &Session::start(settings)?, out),
         Command::Snapshot(args) => snapshot::run(&args, &Session::start(settings)?, out),
+        Command::List(args) => list::run(&args, &Session::start(settings)?, out),
+        Command::Show(args) => show::run(&args, &Session::start(settings)?, out),
+        Command::Ls(args) => ls::run(&args, &Session::start(settings)?, out),
+        Command::Diff(args) => diff::run(&args, &Session::start(settings)?, out),
         Command::Restore(args) => restore::run(&args, &Session::start(settings)?, out),
+        Command::Check(args) => check::run(&args, &Session::start(settings)?, out),
         Command::Keys(args) => keys::run(&args, &Session::start(settings)?, out),
         Command::Config(args) => config::run(&args, settings, out),
         Command::Completions(args) => completions::run(&args, out),

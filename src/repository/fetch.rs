@@ -151,13 +151,12 @@ impl Repository {
                     let receiver = receiver.clone();
                     scope.spawn(|| run.decode(receiver));
                 }
-                runtime.block_on(async {
-                    let downloads = Abortable::new(run.download(plan, sender), registration);
-                    tokio::select! {
-                        () = cancel.cancelled() => run.stop(Error::interrupted()),
-                        result = downloads => if let Ok(Err(error)) = result { run.stop(error) },
-                    }
-                });
+                let downloads = Abortable::new(run.download(plan, sender), registration);
+                // Aborted: a decoder failed, and said why.
+                let downloads = async { downloads.await.unwrap_or(Ok(())) };
+                if let Err(error) = runtime.block_on(cancel.guard(downloads)) {
+                    run.stop(error);
+                }
             });
         });
         run.finish()
@@ -330,16 +329,13 @@ impl<'r> Run<'r> {
     fn is_intact(&self, fetch: &PackFetch) -> Result<bool> {
         let ranged = !self.repository.no_ranges.load(Ordering::Relaxed);
         let whole = async {
-            tokio::select! {
-                () = self.cancel.cancelled() => Err(Error::interrupted()),
-                whole = self.whole(fetch, ranged) => match whole {
-                    Ok(parts) => Ok(parts.first().is_some_and(|(_, bytes)| Hash::of(bytes) == fetch.line.pack)),
-                    Err(StoreError::Short { .. }) => Ok(false),
-                    Err(error) => Err(error.into()),
-                },
+            match self.whole(fetch, ranged).await {
+                Ok(parts) => Ok(parts.first().is_some_and(|(_, bytes)| Hash::of(bytes) == fetch.line.pack)),
+                Err(StoreError::Short { .. }) => Ok(false),
+                Err(error) => Err(error),
             }
         };
-        self.runtime.block_on(whole)
+        self.runtime.block_on(self.cancel.guard(whole))
     }
 
     fn decode_frame(&self, reader: &mut PackReader, codec: &mut FrameCodec, place: FrameOf) -> Result<()> {

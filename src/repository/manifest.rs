@@ -46,10 +46,7 @@ impl Repository {
         cancel: &'a Cancel,
     ) -> Result<Manifest<'a>> {
         let what = || format!("reading the manifest of snapshot {}", snapshot.id);
-        let packs = tokio::select! {
-            () = cancel.cancelled() => return Err(Error::interrupted()),
-            packs = self.packs(&snapshot.receipt) => packs.context(what)?,
-        };
+        let packs = cancel.guard(self.packs(&snapshot.receipt)).await.context(what)?;
         let chunks = ChunkReader::new(self, packs, identities, cancel);
         let root = chunks.read_one(&snapshot.receipt.root).await.context(what)?;
         let root = Root::read(&root).context(what)?;

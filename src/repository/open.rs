@@ -22,6 +22,7 @@ pub struct Repository {
     /// The store answered a ranged request with the whole object: do not ask again.
     pub(super) no_ranges: AtomicBool,
     store_id: Option<String>,
+    descriptor_problem: Option<String>,
     warnings: Vec<String>,
 }
 
@@ -41,13 +42,16 @@ impl Repository {
             Ok(bytes) => Descriptor::read(&bytes).map_err(|e| e.to_string()),
         };
 
-        let (found, mut warnings) = readable(signed::read_all(&store, &listed).await?);
-        let anchors = Anchors::settle(found, options)?;
-        warnings.extend(anchors.rejected.iter().map(|(key, reason)| format!("{key} does not count: {reason}")));
+        let (found, unreadable) = readable(signed::read_all(&store, &listed).await?);
+        let mut anchors = Anchors::settle(found, options)?;
+        anchors.rejected.extend(unreadable);
+        let mut warnings: Vec<String> =
+            anchors.rejected.iter().map(|(key, reason)| format!("{key} does not count: {reason}")).collect();
         if anchors.head.is_none() {
             warnings.push("no keys object of this store is signed by a trusted signer".into());
         }
 
+        let descriptor_problem = descriptor.as_ref().err().cloned();
         // The keys object is signed, the descriptor is not.
         let signed_id = anchors.head.as_ref().map(|(_, keys)| keys.store_id.clone());
         let store_id = match (descriptor, signed_id) {
@@ -70,7 +74,7 @@ impl Repository {
         if store_id.is_none() {
             warnings.push("the store's id is not known, so it is not compared with that of the snapshots".into());
         }
-        Ok(Self { store, anchors, no_ranges: AtomicBool::new(false), store_id, warnings })
+        Ok(Self { store, anchors, no_ranges: AtomicBool::new(false), store_id, descriptor_problem, warnings })
     }
 
     /// The store itself.
@@ -83,6 +87,12 @@ impl Repository {
     #[must_use]
     pub fn store_id(&self) -> Option<&str> {
         self.store_id.as_deref()
+    }
+
+    /// What is wrong with the store's descriptor, if it is missing or damaged.
+    #[must_use]
+    pub fn descriptor_problem(&self) -> Option<&str> {
+        self.descriptor_problem.as_deref()
     }
 
     /// The newest accepted keys object and its hash.
@@ -109,15 +119,15 @@ fn not_a_store(store: &Store) -> Error {
         .hint("check the store URL; a new store is made by `opsctl init`")
 }
 
-/// Keys objects that can be judged, and warnings for the others.
-fn readable(documents: Vec<signed::Signed>) -> (Vec<Found>, Vec<String>) {
+/// Keys objects that can be judged; and the others, with the reason.
+fn readable(documents: Vec<signed::Signed>) -> (Vec<Found>, Vec<(String, String)>) {
     let mut found = Vec::new();
-    let mut warnings = Vec::new();
+    let mut unreadable = Vec::new();
     for signed::Signed { key, modified, bytes, signature } in documents {
         match bytes {
             Ok(bytes) => found.push(Found { key, modified, bytes, signature }),
-            Err(reason) => warnings.push(format!("{key} does not count: {reason}")),
+            Err(reason) => unreadable.push((key, reason)),
         }
     }
-    (found, warnings)
+    (found, unreadable)
 }

@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use super::sample::{Sample, noise, path};
 use crate::ExitCode;
@@ -319,6 +320,37 @@ fn answer(mut stream: &TcpStream, objects: &BTreeMap<String, Vec<u8>>) {
     let _ = stream.write_all(body);
 }
 
+fn s3(endpoint: &str) -> Store {
+    let variables = [
+        ("AWS_ACCESS_KEY_ID", "x"),
+        ("AWS_SECRET_ACCESS_KEY", "x"),
+        ("AWS_S3_URL_STYLE", "path"),
+        ("AWS_REGION", "eu-west-1"),
+        ("AWS_ENDPOINT_URL", endpoint),
+    ];
+    let variables: BTreeMap<String, String> = variables.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    Store::open(&Location::parse("s3://bucket").unwrap(), &variables).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_ends_a_wait_for_a_silent_store_within_two_seconds() {
+    let (sample, plan) = packs(false).await;
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut repository = sample.open().await;
+    repository.store = s3(&format!("http://{}", silent.local_addr().unwrap()));
+    let cancel = Cancel::default();
+    let later = cancel.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        later.cancel();
+    });
+    let began = Instant::now();
+    let options = FetchOptions::default();
+    let result = repository.fetch(&plan, Some(&sample.identities), &options, &cancel, &|_, _| Ok(())).await;
+    assert_eq!(result.unwrap_err().code(), ExitCode::Interrupted);
+    assert!((200..2000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_without_ranges_is_asked_for_whole_packs() {
     let (sample, plan) = packs(true).await;
@@ -326,16 +358,7 @@ async fn a_store_without_ranges_is_asked_for_whole_packs() {
     for line in sample.packs() {
         objects.insert(layout::pack(line.pack), sample.get(&layout::pack(line.pack)).await);
     }
-    let endpoint = serve_without_ranges(objects);
-    let variables = [
-        ("AWS_ACCESS_KEY_ID", "x"),
-        ("AWS_SECRET_ACCESS_KEY", "x"),
-        ("AWS_S3_URL_STYLE", "path"),
-        ("AWS_REGION", "eu-west-1"),
-        ("AWS_ENDPOINT_URL", &endpoint),
-    ];
-    let variables: BTreeMap<String, String> = variables.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-    let store = Store::open(&Location::parse("s3://bucket").unwrap(), &variables).unwrap();
+    let store = s3(&serve_without_ranges(objects));
     let mut repository = sample.open().await;
     repository.store = store.with_retry(RetryPolicy::never());
     let seen = AtomicU64::new(0);

@@ -1,0 +1,109 @@
+//! What a check found so far.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use crate::Error;
+use crate::archive::hash::Hash;
+use crate::archive::layout;
+use crate::archive::path::EntryPath;
+use crate::repository::{FetchError, Snapshot};
+
+use super::Damaged;
+use super::inventory::Inventory;
+
+/// Damage by object, and what of it matters to later steps.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    damaged: BTreeMap<String, Found>,
+    warnings: Vec<String>,
+    /// Packs that are missing or damaged as a whole.
+    pub bad_packs: HashSet<Hash>,
+    /// Chunks that are damaged inside a pack that is what its name says, with that pack.
+    pub bad_chunks: HashMap<Hash, Hash>,
+    /// Receipts of snapshots whose manifest could not be read to the end.
+    unreadable: HashSet<String>,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    reasons: Vec<String>,
+    snapshots: BTreeSet<String>,
+    files: BTreeSet<String>,
+}
+
+impl Findings {
+    /// Notes damage of an object that `snapshots` need. The same object may be named again with more.
+    pub(super) fn damage<'a>(
+        &mut self,
+        object: impl Into<String>,
+        reason: impl Into<String>,
+        snapshots: impl IntoIterator<Item = &'a str>,
+    ) {
+        let found = self.damaged.entry(object.into()).or_default();
+        let reason = reason.into();
+        if !found.reasons.contains(&reason) {
+            found.reasons.push(reason);
+        }
+        found.snapshots.extend(snapshots.into_iter().map(str::to_owned));
+    }
+
+    /// Notes a pack as missing or damaged.
+    pub(super) fn pack(&mut self, pack: Hash, reason: impl Into<String>, inventory: &Inventory<'_>) {
+        self.bad_packs.insert(pack);
+        self.damage(layout::pack(pack), reason, inventory.users(pack));
+    }
+
+    /// Notes what a fetch could not use.
+    pub(super) fn packs(&mut self, failed: Vec<FetchError>, inventory: &Inventory<'_>) {
+        for failure in failed {
+            match failure.frame {
+                None => self.pack(failure.pack, failure.reason, inventory),
+                Some(_) => self.damage(layout::pack(failure.pack), failure.reason, inventory.users(failure.pack)),
+            }
+        }
+    }
+
+    /// Notes that the manifest of `snapshot` could not be read to its end. Only the first reason counts: which of
+    /// several damaged nodes is met first is chance.
+    pub(super) fn unreadable_manifest(&mut self, snapshot: &Snapshot, error: &Error) {
+        let key = snapshot.key();
+        if self.unreadable.insert(key.clone()) {
+            let reason = format!("its manifest cannot be read to the end: {}", error.full_message());
+            self.damage(key, reason, [snapshot.id.as_str()]);
+        }
+    }
+
+    /// Notes a damaged file of a snapshot.
+    pub(super) fn damaged_file(&mut self, snapshot: &Snapshot, path: &EntryPath, reason: &str) {
+        let (key, name) = (snapshot.key(), shown(path));
+        self.damage(&key, format!("{name:?}: {reason}"), [snapshot.id.as_str()]);
+        self.file(&key, name);
+    }
+
+    /// Notes a file that damage of `object` hurts.
+    pub(super) fn file(&mut self, object: &str, file: String) {
+        if let Some(found) = self.damaged.get_mut(object) {
+            found.files.insert(file);
+        }
+    }
+
+    pub(super) fn warn(&mut self, warning: impl Into<String>) {
+        self.warnings.push(warning.into());
+    }
+
+    /// The report's lists.
+    pub(super) fn into_parts(self) -> (Vec<Damaged>, Vec<String>) {
+        let damaged = self.damaged.into_iter().map(|(object, found)| Damaged {
+            object,
+            reason: found.reasons.join("; "),
+            snapshots: found.snapshots.into_iter().collect(),
+            files: found.files.into_iter().collect(),
+        });
+        (damaged.collect(), self.warnings)
+    }
+}
+
+/// A path as it is shown in a report.
+pub(super) fn shown(path: &EntryPath) -> String {
+    String::from_utf8_lossy(path.as_bytes()).into_owned()
+}
