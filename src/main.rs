@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use opsctl::{cli, commands};
 
 fn main() -> ExitCode {
-    let code =
-        cli::run::<commands::Cli, _>(std::env::args_os(), |cli, settings, out| commands::dispatch(cli, settings, out));
+    let code = cli::run::<commands::Cli, _>(std::env::args_os(), commands::dispatch);
     ExitCode::from(code.code())
 }

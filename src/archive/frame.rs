@@ -189,7 +189,7 @@ mod tests {
                 let _ = entry;
             }
         }
-        let mut huge = tar.clone();
+        let mut huge = tar;
         huge[124..136].copy_from_slice(b"77777777777\0");
         assert!(entries(&huge).next().unwrap().is_err());
     }

@@ -68,7 +68,7 @@ impl Hasher {
 
     /// Adds `len` zero bytes: the content of a hole.
     pub fn update_zeros(&mut self, mut len: u64) {
-        const ZEROS: [u8; 65_536] = [0; 65_536];
+        static ZEROS: [u8; 65_536] = [0; 65_536];
         while len > 0 {
             let step = usize::try_from(len).unwrap_or(usize::MAX).min(ZEROS.len());
             self.0.update(&ZEROS[..step]);

@@ -169,7 +169,7 @@ impl Identities {
 
     fn parse_ssh(text: &str) -> Result<age::ssh::Identity, KeyError> {
         let start = text.find("-----BEGIN").unwrap_or(0);
-        match age::ssh::Identity::from_buffer(text[start..].as_bytes(), None) {
+        match age::ssh::Identity::from_buffer(&text.as_bytes()[start..], None) {
             Ok(key @ age::ssh::Identity::Unencrypted(_)) => Ok(key),
             Ok(age::ssh::Identity::Encrypted(_)) => Err(KeyError::Identity(
                 "the SSH key is protected by a passphrase; give an unencrypted copy through a descriptor",

@@ -197,10 +197,10 @@ impl Sequence {
         while self.open.last().is_some_and(|dir| !path.is_within(dir)) {
             self.open.pop();
         }
-        if let Some((parent, _)) = path.split_last() {
-            if self.open.last() != Some(&parent) {
-                return Err(FormatError::malformed(format!("manifest entry {path:?} has no directory before it")));
-            }
+        if let Some((parent, _)) = path.split_last()
+            && self.open.last() != Some(&parent)
+        {
+            return Err(FormatError::malformed(format!("manifest entry {path:?} has no directory before it")));
         }
         if entry.kind == Kind::Dir && entry.is_captured() {
             self.open.push(path.clone());

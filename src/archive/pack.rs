@@ -268,6 +268,10 @@ mod tests {
         (pack, places, Identities::parse(&secret).unwrap())
     }
 
+    fn at(offset: u64) -> usize {
+        usize::try_from(offset).unwrap()
+    }
+
     #[test]
     fn every_frame_reads_alone_from_its_blocks_only() {
         let (pack, places, ids) = sample(12);
@@ -275,7 +279,7 @@ mod tests {
         assert_eq!((Hash::of(&object), object.len() as u64), (pack.id, pack.size));
         assert_eq!(age_header_len(&object).unwrap(), pack.header);
         let mut codec = FrameCodec::new(3).unwrap();
-        let slice = |r: Range<u64>| (r.start, object.slice(r.start as usize..r.end as usize));
+        let slice = |r: Range<u64>| (r.start, object.slice(at(r.start)..at(r.end)));
         for (chunk, place) in places {
             let range = object_range(place, pack.header, pack.size);
             assert!(range.end - range.start <= u64::from(place.stored) + 2 * AGE_STORED_BLOCK);
@@ -290,14 +294,13 @@ mod tests {
     fn a_frame_that_starts_on_a_block_boundary_reads_alone() {
         let (public, secret) = generate_identity();
         let mut writer = PackWriter::new(&Recipients::parse([public]).unwrap()).unwrap();
-        let blob = vec![9; AGE_BLOCK as usize];
+        let blob = vec![9; at(AGE_BLOCK)];
         let places: Vec<FrameRef> = (0..3).map(|_| writer.append(&blob, 1).unwrap()).collect();
         let pack = writer.finish(b"end").unwrap();
         let object = Bytes::from(pack.body.concat());
         for place in places {
             let range = object_range(place, pack.header, pack.size);
-            let parts =
-                [header_range(pack.header), range].map(|r| (r.start, object.slice(r.start as usize..r.end as usize)));
+            let parts = [header_range(pack.header), range].map(|r| (r.start, object.slice(at(r.start)..at(r.end))));
             let ids = Identities::parse(&secret).unwrap();
             assert_eq!(PackReader::open(Segments::new(parts.to_vec()), &ids).unwrap().frame(place).unwrap(), blob);
         }

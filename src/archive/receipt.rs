@@ -321,7 +321,7 @@ pub(crate) mod tests {
         assert!(id.as_str().starts_with("20260307T140000Z-000002-"), "{id}");
         assert_eq!(Receipt::read("web", &id, &bytes).unwrap(), sample());
         assert!(Receipt::read("staging", &id, &bytes).is_err());
-        let mut other = bytes.clone();
+        let mut other = bytes;
         other.push(b' ');
         assert!(Receipt::read("web", &id, &other).is_err());
     }

@@ -152,12 +152,10 @@ impl<'a, 'e> Builder<'a, 'e> {
     fn uses(&mut self, extent: Extent) -> Result<()> {
         let number = self.index.pack_number(extent.pack);
         let number = number.ok_or_else(|| Error::integrity(format!("pack {} is used but not known", extent.pack)))?;
-        if self.used.insert(number) {
-            if let Some(pack) = self.index.pack(number) {
-                self.tree.pack(&pack)?;
-            }
+        match self.index.pack(number) {
+            Some(pack) if self.used.insert(number) => self.tree.pack(&pack),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -89,11 +89,15 @@ impl Findings {
     }
 }
 
+/// A file and its chunks.
+type Content = (Entry, Vec<(Hash, u32)>);
+
 /// Writes the draft.
 pub struct Collector {
     out: BufWriter<File>,
     findings: Findings,
-    links: HashMap<(u64, u64), Option<(Entry, Vec<(Hash, u32)>)>>,
+    /// Files with several names, by inode; `None` if the content could not be had.
+    links: HashMap<(u64, u64), Option<Content>>,
 }
 
 impl Collector {

@@ -12,6 +12,7 @@
 mod build;
 mod draft;
 mod host_keys;
+mod listing;
 pub(crate) mod metadata;
 mod plan;
 mod read;

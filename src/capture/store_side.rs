@@ -147,11 +147,14 @@ impl<'a> Encoder<'a> {
     }
 }
 
+/// The frames of a pack and the chunks in each.
+type Frames = Vec<(FrameRef, Vec<Hash>)>;
+
 /// A closed pack on its way to the store.
 pub struct ClosedPack {
     pack: Pack,
     line: PackLine,
-    frames: Vec<(FrameRef, Vec<Hash>)>,
+    frames: Frames,
 }
 
 /// Puts frames into packs until the senders are gone.
@@ -166,8 +169,8 @@ pub fn pack_frames(
 ) -> Result<()> {
     let end = FrameCodec::new(LEVEL)?.encode(&TAR_END)?;
     let keys = recipients.hash();
-    let mut open: Option<(PackWriter, Vec<(FrameRef, Vec<Hash>)>)> = None;
-    let close = |open: &mut Option<(PackWriter, Vec<(FrameRef, Vec<Hash>)>)>| -> Result<()> {
+    let mut open: Option<(PackWriter, Frames)> = None;
+    let close = |open: &mut Option<(PackWriter, Frames)>| -> Result<()> {
         let Some((writer, frames)) = open.take() else { return Ok(()) };
         let pack = writer.finish(&end)?;
         let line = PackLine { pack: pack.id, size: pack.size, header: pack.header, keys };

@@ -8,30 +8,26 @@
 //! * Of a git repository everything but `objects` is read to its end before `objects` is listed, so
 //!   every object that a captured ref, reflog or index names is there.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Stat};
 use rustix::io::Errno;
 
+use super::listing::{Listing, Opened, find_databases, open_all, open_dir, open_root, read_names};
 use super::metadata::kind_of;
-use super::read::{ReadDone, ReadJob, Sides, describe, open_file};
-use super::sqlite;
+use super::read::{ReadDone, ReadJob, Sides, describe};
 use crate::archive::entry::{Entry, Kind};
 use crate::archive::path::EntryPath;
 use crate::filter::Patterns;
-use crate::state::{Local, Previous, SavedLine, side};
-use crate::{Context as _, Error, ExitCode, Result};
+use crate::state::{Local, Previous, SavedLine};
+use crate::{Context as _, Result};
 
 /// Directories deeper than this are closed while their children are walked.
 const KEEP_OPEN: usize = 64;
-/// A directory of git packs is opened file by file; beyond this many files it is not.
-const MAX_OPENED: usize = 512;
-/// How often a directory of git packs is listed again because a file vanished.
-const RELIST: u32 = 5;
 
 /// What a walk looks at.
 #[derive(Clone, Debug)]
@@ -111,7 +107,7 @@ struct Level {
     todo: VecDeque<Step>,
     listing: Arc<Listing>,
     /// Files opened when the directory was listed.
-    opened: HashMap<Vec<u8>, OwnedFd>,
+    opened: Opened,
     git: Option<Git>,
 }
 
@@ -119,13 +115,6 @@ enum Step {
     Name(Vec<u8>),
     /// All other parts of a git repository are under way: wait for them.
     GitRefsRead,
-}
-
-/// What a directory's listing says of databases in it.
-#[derive(Default)]
-struct Listing {
-    databases: HashMap<Vec<u8>, Sides>,
-    side_files: Vec<Vec<u8>>,
 }
 
 /// A git repository being walked.
@@ -145,7 +134,7 @@ pub struct Walker<'a> {
     levels: Vec<Level>,
     /// Items of the first part of the git repositories that the walk is in, outermost first.
     held: Vec<Vec<Item>>,
-    links: HashMap<(u64, u64), ()>,
+    links: HashSet<(u64, u64)>,
     root_device: u64,
 }
 
@@ -164,12 +153,12 @@ impl<'a> Walker<'a> {
             visitor,
             levels: Vec::new(),
             held: Vec::new(),
-            links: HashMap::new(),
+            links: HashSet::new(),
             root_device: stat.st_dev,
         };
         let entry = walker.directory_entry(EntryPath::root(), root.as_fd(), &stat)?;
         walker.emit(entry)?;
-        walker.enter(EntryPath::root(), root, &stat).context(|| format!("cannot list {}", options.root.display()))?;
+        walker.enter(root, &stat).context(|| format!("cannot list {}", options.root.display()))?;
         while let Some(step) = walker.next_step() {
             match step {
                 Some(Step::Name(name)) => walker.visit(&name)?,
@@ -327,10 +316,8 @@ impl<'a> Walker<'a> {
             return self.emit(Item::Reused(Box::new(line), path));
         }
         let inode = (stat.st_nlink > 1).then_some((stat.st_dev, stat.st_ino));
-        if let Some(inode) = inode {
-            if self.links.insert(inode, ()).is_some() {
-                return self.emit(Item::Link { path, inode });
-            }
+        if let Some(inode) = inode.filter(|inode| !self.links.insert(*inode)) {
+            return self.emit(Item::Link { path, inode });
         }
         let (reply, done) = bounded(1);
         let group = self.levels.iter().rev().find_map(|level| level.git.as_ref()?.group.clone());
@@ -346,8 +333,8 @@ impl<'a> Walker<'a> {
         self.previous.lookup(path).filter(|line| line.local.is_unchanged(now))
     }
 
-    fn enter(&mut self, path: EntryPath, dir: OwnedFd, stat: &Stat) -> Result<()> {
-        let level = self.list(&path, dir, stat)?;
+    fn enter(&mut self, root: OwnedFd, stat: &Stat) -> Result<()> {
+        let level = self.list(&EntryPath::root(), root, stat)?;
         self.push(level);
         Ok(())
     }
@@ -356,10 +343,9 @@ impl<'a> Walker<'a> {
         if level.git.is_some() {
             self.held.push(Vec::new());
         }
-        if self.levels.len() > KEEP_OPEN {
-            if let Some(parent) = self.levels.last_mut() {
-                parent.dir = None;
-            }
+        let deep = self.levels.len() > KEEP_OPEN;
+        if let Some(parent) = self.levels.last_mut().filter(|_| deep) {
+            parent.dir = None;
         }
         self.levels.push(level);
     }
@@ -367,7 +353,7 @@ impl<'a> Walker<'a> {
     /// Lists a directory, sorted, and looks for databases and git repositories in it.
     fn list(&self, path: &EntryPath, dir: OwnedFd, stat: &Stat) -> Result<Level> {
         let (mut names, opened) =
-            if self.is_git_packs(path) { open_all(&dir)? } else { (read_names(&dir)?, HashMap::new()) };
+            if self.is_git_packs(path) { open_all(&dir)? } else { (read_names(&dir)?, Opened::new()) };
         if path.as_bytes().is_empty() {
             names.retain(|name| !self.options.not_ours.iter().any(|ours| ours.as_bytes() == name));
         }
@@ -453,101 +439,4 @@ fn missing(path: EntryPath, kind: Kind, reason: &str) -> Item {
     let mut entry = Entry::new(path, kind);
     entry.missing = Some(reason.to_owned());
     Item::Entry(Box::new(entry), None)
-}
-
-fn open_root(root: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(root, flags, Mode::empty()).map_err(|e| {
-        let code = if e == Errno::NOENT { ExitCode::NotFound } else { ExitCode::Failed };
-        Error::new(code, format!("cannot open {}", root.display())).because(std::io::Error::from(e))
-    })
-}
-
-fn open_dir(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(parent, name, flags | OFlags::NOATIME, Mode::empty()) {
-        Err(Errno::PERM) => rustix::fs::openat(parent, name, flags, Mode::empty()),
-        other => other,
-    }
-}
-
-fn read_names(dir: &OwnedFd) -> Result<Vec<Vec<u8>>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(dir)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(name.to_vec());
-        }
-    }
-    names.sort_unstable();
-    names.dedup();
-    Ok(names)
-}
-
-/// Lists a directory of git packs and opens every file in it. A repack replaces packs by others that
-/// an earlier listing does not show; an open file stays readable, so a listing counts only if all of
-/// it could be opened.
-fn open_all(dir: &OwnedFd) -> Result<(Vec<Vec<u8>>, HashMap<Vec<u8>, OwnedFd>)> {
-    for _ in 0..RELIST {
-        let names = read_names(dir)?;
-        if names.len() > MAX_OPENED {
-            return Ok((names, HashMap::new()));
-        }
-        let mut opened = HashMap::new();
-        let mut all = true;
-        for name in &names {
-            match open_file(dir, name) {
-                Ok(file) => {
-                    opened.insert(name.clone(), OwnedFd::from(file));
-                }
-                Err(Errno::NOENT) => all = false,
-                // Not readable, or no file: the visit says so.
-                Err(_) => {}
-            }
-        }
-        if all {
-            return Ok((names, opened));
-        }
-    }
-    Err(Error::new(ExitCode::Incomplete, "git kept replacing its packs"))
-}
-
-/// Databases are found by content. Only files with a side file beside them are opened here; the
-/// others are recognised when they are read.
-fn find_databases(dir: &OwnedFd, names: &[Vec<u8>]) -> Listing {
-    let mut listing = Listing::default();
-    for name in names {
-        let Some((stem, suffix)) =
-            sqlite::SIDE_SUFFIXES.iter().find_map(|s| Some((name.strip_suffix(s.as_bytes())?, *s)))
-        else {
-            continue;
-        };
-        let known = listing.databases.contains_key(stem);
-        if names.binary_search_by(|n| n[..].cmp(stem)).is_err() || !(known || is_database_file(dir, stem)) {
-            continue;
-        }
-        let sides = listing.databases.entry(stem.to_vec()).or_default();
-        sides.left_out.push(suffix.to_owned());
-        let stat = rustix::fs::statat(dir, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW).ok();
-        match suffix {
-            "-wal" => sides.wal = stat.as_ref().map(side),
-            "-journal" => sides.journal = stat.as_ref().map(side),
-            _ => {}
-        }
-        listing.side_files.push(name.clone());
-    }
-    listing
-}
-
-/// An empty file counts: a new database whose first transaction is still in its side file.
-fn is_database_file(dir: &OwnedFd, name: &[u8]) -> bool {
-    use std::io::Read as _;
-    let regular = |stat: Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    if !rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(regular) {
-        return false;
-    }
-    let Ok(file) = open_file(dir, name) else { return false };
-    let mut first = Vec::new();
-    file.take(16).read_to_end(&mut first).is_ok() && (first.is_empty() || sqlite::is_database(&first))
 }

@@ -144,7 +144,7 @@ impl RestorePlan {
                     extents.extend(own);
                 }
                 Kind::Char | Kind::Block if !request.options.allow_special => {
-                    note(&mut self.devices, entry.path.clone())
+                    note(&mut self.devices, entry.path.clone());
                 }
                 _ => {}
             }

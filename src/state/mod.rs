@@ -10,21 +10,26 @@
 //! * One run at a time: [`StateDir::lock`] holds a lock that the kernel frees when its holder dies.
 
 pub mod index;
+mod lines;
+mod local;
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rustix::fs::{FlockOperation, Stat, flock};
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::archive::entry::{Extent, FrameRef, Kind};
+use lines::path_key;
+pub use lines::{Previous, SavedLine, line_extents, line_path};
+pub use local::{Local, Side, side};
+
+use crate::archive::entry::{Extent, FrameRef};
 use crate::archive::hash::{Hash, Hasher};
 use crate::archive::packlist::PackLine;
-use crate::archive::path::EntryPath;
 use crate::{Context as _, Error, ExitCode, Result};
 use index::ChunkIndex;
 
@@ -97,163 +102,6 @@ impl StateDir {
 #[derive(Clone, Debug)]
 pub struct SourceState {
     dir: PathBuf,
-}
-
-/// What the file system said of a file when it was read: equal means unchanged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Local {
-    /// Device, inode, size.
-    pub id: (u64, u64, i64),
-    /// Modification time.
-    pub mtime: (i64, i64),
-    /// Change time.
-    pub ctime: (i64, i64),
-    /// When reading began, by this host's clock.
-    pub read: (i64, i32),
-    /// The same of a database's `-wal`; `None` if there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wal: Option<Side>,
-    /// The same of a database's `-journal`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub journal: Option<Side>,
-}
-
-/// What the file system said of a database's side file: inode, size, mtime, ctime.
-pub type Side = (u64, i64, (i64, i64), (i64, i64));
-
-/// The stat of a side file in comparable form.
-#[must_use]
-pub fn side(stat: &Stat) -> Side {
-    (stat.st_ino, stat.st_size, times(stat).0, times(stat).1)
-}
-
-#[expect(clippy::cast_possible_wrap, reason = "nanoseconds are below 2^30")]
-#[expect(clippy::unnecessary_cast, reason = "the width differs between architectures")]
-const fn times(stat: &Stat) -> ((i64, i64), (i64, i64)) {
-    ((stat.st_mtime as i64, stat.st_mtime_nsec as i64), (stat.st_ctime as i64, stat.st_ctime_nsec as i64))
-}
-
-impl Local {
-    /// The local columns of a file that is read now.
-    #[must_use]
-    pub fn new(stat: &Stat, read: jiff::Timestamp, wal: Option<Side>, journal: Option<Side>) -> Self {
-        let (mtime, ctime) = times(stat);
-        let id = (stat.st_dev, stat.st_ino, stat.st_size);
-        Self { id, mtime, ctime, read: (read.as_second(), read.subsec_nanosecond()), wal, journal }
-    }
-
-    /// True if a file that looks like `now` is the one recorded here, unchanged since it was read.
-    ///
-    /// A change in the same clock tick as the reading would not show, so everything must have been
-    /// at rest for two seconds when it was read.
-    #[must_use]
-    pub fn is_unchanged(&self, now: &Self) -> bool {
-        let same = (self.id, self.mtime, self.ctime, self.wal, self.journal)
-            == (now.id, now.mtime, now.ctime, now.wal, now.journal);
-        let rested = |ctime: (i64, i64)| (ctime.0 + 2, ctime.1) < (self.read.0, i64::from(self.read.1));
-        same && rested(self.ctime) && [self.wal, self.journal].iter().flatten().all(|s| rested(s.2) && rested(s.3))
-    }
-}
-
-/// What is needed of an entry's JSON to use it again.
-#[derive(Deserialize)]
-struct Light<'a> {
-    #[serde(rename = "type")]
-    kind: Kind,
-    #[serde(default)]
-    size: u64,
-    #[serde(default)]
-    holes: Vec<(u64, u64)>,
-    #[serde(borrow)]
-    path: Option<std::borrow::Cow<'a, str>>,
-    #[serde(borrow)]
-    path_b64: Option<std::borrow::Cow<'a, str>>,
-    #[serde(default)]
-    extents: Vec<Extent>,
-    #[serde(default)]
-    extent_list: Vec<Extent>,
-}
-
-impl Light<'_> {
-    fn path(&self) -> Option<EntryPath> {
-        let owned = |text: &Option<std::borrow::Cow<'_, str>>| text.as_ref().map(|t| t.as_ref().to_owned());
-        EntryPath::from_json(owned(&self.path), owned(&self.path_b64)).ok()
-    }
-}
-
-/// One saved line that may be reused as it is.
-#[derive(Clone, Debug)]
-pub struct SavedLine {
-    /// The local columns.
-    pub local: Local,
-    /// The local columns as saved.
-    pub local_text: String,
-    /// The manifest line.
-    pub entry: String,
-    /// The full extents, if the manifest line only refers to them.
-    pub listed: String,
-    /// What the path is.
-    pub kind: Kind,
-    /// Bytes of content, holes not counted.
-    pub data_len: u64,
-}
-
-/// The previous tree, indexed by path: 24 bytes a file.
-#[derive(Debug, Default)]
-pub struct Previous {
-    file: Option<File>,
-    lines: HashMap<u64, (u64, u32)>,
-}
-
-fn path_key(path: &EntryPath) -> u64 {
-    let hash = Hash::of(path.as_bytes()).0;
-    hash.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte))
-}
-
-impl Previous {
-    /// The saved line of a path. A line that cannot be read counts as not there.
-    #[must_use]
-    pub fn lookup(&self, path: &EntryPath) -> Option<SavedLine> {
-        let (offset, len) = *self.lines.get(&path_key(path))?;
-        let mut bytes = vec![0; len as usize];
-        self.file.as_ref()?.read_exact_at(&mut bytes, offset).ok()?;
-        let text = String::from_utf8(bytes).ok()?;
-        let mut columns = text.splitn(3, '\t');
-        let (local_text, entry) = (columns.next()?.to_owned(), columns.next()?.to_owned());
-        let listed = columns.next().unwrap_or_default().to_owned();
-        let local = serde_json::from_str(&local_text).ok()?;
-        let light: Light<'_> = serde_json::from_str(&entry).ok()?;
-        if light.path()? != *path {
-            return None;
-        }
-        let (kind, holes) = (light.kind, light.holes.iter().map(|(_, len)| len).sum::<u64>());
-        let data_len = light.size.saturating_sub(holes);
-        Some(SavedLine { local, local_text, entry, listed, kind, data_len })
-    }
-}
-
-/// The path of a manifest line.
-///
-/// # Errors
-/// When the line is not what this program wrote.
-pub fn line_path(entry: &str) -> Result<EntryPath> {
-    let light: Light<'_> = serde_json::from_str(entry).map_err(io::Error::from)?;
-    light.path().ok_or_else(|| Error::integrity("a line of the draft has no path"))
-}
-
-/// The extents of a saved line: the ones written into it, and the ones it refers to.
-///
-/// # Errors
-/// When the line is not what this module wrote.
-pub fn line_extents(entry: &str, listed: &str) -> Result<Vec<Extent>> {
-    let damaged = |e| Error::new(ExitCode::Failed, "a line of the state is damaged").because(io::Error::from(e));
-    let light: Light<'_> = serde_json::from_str(entry).map_err(damaged)?;
-    let mut all = light.extents;
-    all.extend(light.extent_list);
-    if !listed.is_empty() {
-        all.extend(serde_json::from_str::<Vec<Extent>>(listed).map_err(damaged)?);
-    }
-    Ok(all)
 }
 
 /// One line of `pending`: a pack that was stored, and what is in it.

@@ -1,0 +1,116 @@
+//! The lines of the saved tree, and the index that finds them by path.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use serde::Deserialize;
+
+use super::Local;
+use crate::archive::entry::{Extent, Kind};
+use crate::archive::hash::Hash;
+use crate::archive::path::EntryPath;
+use crate::{Error, ExitCode, Result};
+
+/// What is needed of an entry's JSON to use it again.
+#[derive(Deserialize)]
+struct Light<'a> {
+    #[serde(rename = "type")]
+    kind: Kind,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    holes: Vec<(u64, u64)>,
+    #[serde(borrow)]
+    path: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    path_b64: Option<Cow<'a, str>>,
+    #[serde(default)]
+    extents: Vec<Extent>,
+    #[serde(default)]
+    extent_list: Vec<Extent>,
+}
+
+impl Light<'_> {
+    fn path(&self) -> Option<EntryPath> {
+        let owned = |text: &Option<Cow<'_, str>>| text.as_ref().map(|t| t.as_ref().to_owned());
+        EntryPath::from_json(owned(&self.path), owned(&self.path_b64)).ok()
+    }
+}
+
+/// One saved line that may be reused as it is.
+#[derive(Clone, Debug)]
+pub struct SavedLine {
+    /// The local columns.
+    pub local: Local,
+    /// The local columns as saved.
+    pub local_text: String,
+    /// The manifest line.
+    pub entry: String,
+    /// The full extents, if the manifest line only refers to them.
+    pub listed: String,
+    /// What the path is.
+    pub kind: Kind,
+    /// Bytes of content, holes not counted.
+    pub data_len: u64,
+}
+
+/// The previous tree, indexed by path: 24 bytes a file.
+#[derive(Debug, Default)]
+pub struct Previous {
+    pub(super) file: Option<File>,
+    pub(super) lines: HashMap<u64, (u64, u32)>,
+}
+
+pub(super) fn path_key(path: &EntryPath) -> u64 {
+    let hash = Hash::of(path.as_bytes()).0;
+    hash.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte))
+}
+
+impl Previous {
+    /// The saved line of a path. A line that cannot be read counts as not there.
+    #[must_use]
+    pub fn lookup(&self, path: &EntryPath) -> Option<SavedLine> {
+        let (offset, len) = *self.lines.get(&path_key(path))?;
+        let mut bytes = vec![0; len as usize];
+        self.file.as_ref()?.read_exact_at(&mut bytes, offset).ok()?;
+        let text = String::from_utf8(bytes).ok()?;
+        let mut columns = text.splitn(3, '\t');
+        let (local_text, entry) = (columns.next()?.to_owned(), columns.next()?.to_owned());
+        let listed = columns.next().unwrap_or_default().to_owned();
+        let local = serde_json::from_str(&local_text).ok()?;
+        let light: Light<'_> = serde_json::from_str(&entry).ok()?;
+        if light.path()? != *path {
+            return None;
+        }
+        let (kind, holes) = (light.kind, light.holes.iter().map(|(_, len)| len).sum::<u64>());
+        let data_len = light.size.saturating_sub(holes);
+        Some(SavedLine { local, local_text, entry, listed, kind, data_len })
+    }
+}
+
+/// The path of a manifest line.
+///
+/// # Errors
+/// When the line is not what this program wrote.
+pub fn line_path(entry: &str) -> Result<EntryPath> {
+    let light: Light<'_> = serde_json::from_str(entry).map_err(io::Error::from)?;
+    light.path().ok_or_else(|| Error::integrity("a line of the draft has no path"))
+}
+
+/// The extents of a saved line: the ones written into it, and the ones it refers to.
+///
+/// # Errors
+/// When the line is not what this module wrote.
+pub fn line_extents(entry: &str, listed: &str) -> Result<Vec<Extent>> {
+    let damaged = |e| Error::new(ExitCode::Failed, "a line of the state is damaged").because(io::Error::from(e));
+    let light: Light<'_> = serde_json::from_str(entry).map_err(damaged)?;
+    let mut all = light.extents;
+    all.extend(light.extent_list);
+    if !listed.is_empty() {
+        all.extend(serde_json::from_str::<Vec<Extent>>(listed).map_err(damaged)?);
+    }
+    Ok(all)
+}
