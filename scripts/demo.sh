@@ -88,7 +88,7 @@ print("\n".join(db.iterdump()))' "$1"
 
 # Everything of a tree but its databases: type, mode, mtime (to the nanosecond) and link target of each file.
 listing() {
-    (cd "$1" && find . ! -type d ! -name '*.db' ! -name '*.db-*' -printf '%P %y %m %T@ %l\n' | LC_ALL=C sort)
+    (cd "$1" && find . ! -path "./.opsctl*" ! -type d ! -name '*.db' ! -name '*.db-*' -printf '%P %y %m %T@ %l\n' | LC_ALL=C sort)
 }
 
 # snapshots FIELD: that field of every snapshot, oldest first.
@@ -167,7 +167,7 @@ say "Back to $at, before the changes."
 run opsctl restore --to restored --at "$at" --store "$store" --identity identity.txt
 
 say 'The restored tree is the one that was saved.'
-run diff -r --exclude=*.db --exclude=*.db-wal --exclude=*.db-shm expected restored || fail 'the restored files differ'
+run diff -r --exclude=.opsctl --exclude=*.db --exclude=*.db-wal --exclude=*.db-shm expected restored || fail 'the restored files differ'
 listing expected >expected.list
 listing restored >restored.list
 run diff expected.list restored.list || fail 'names, modes, times or links differ'

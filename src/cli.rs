@@ -12,7 +12,7 @@ use std::io::{IsTerminal as _, Write};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches, ValueEnum as _};
 use clap_complete::Shell;
-use serde_json::json;
+use serde::Serialize;
 
 pub use crate::config::GlobalArgs;
 use crate::config::{self, Environment, Settings, env};
@@ -79,6 +79,26 @@ pub fn progress(settings: &Settings) -> ui::Progress {
     ui::Progress::new(wanted, settings.log_format.value == ui::LogFormat::Json)
 }
 
+/// What every command gives with `--json` when it fails.
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct ErrorDocument {
+    /// The failure.
+    pub error: ErrorBody,
+}
+
+/// A failure.
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct ErrorBody {
+    /// The exit code's word, such as `not_found`.
+    pub kind: &'static str,
+    /// The exit code.
+    pub exit_code: u8,
+    /// What failed, and why.
+    pub message: String,
+    /// What to do next, if that is known.
+    pub hint: Option<String>,
+}
+
 /// How errors look; known before the command line is understood.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Style {
@@ -135,11 +155,14 @@ fn write_error_document(code: ExitCode, message: &str, hint: Option<&str>, style
     if !style.json || output.has_document() {
         return;
     }
-    let document = json!({
-        "error": { "kind": code.name(), "exit_code": code.code(), "message": message, "hint": hint }
-    });
+    let error = ErrorBody {
+        kind: code.name(),
+        exit_code: code.code(),
+        message: message.to_owned(),
+        hint: hint.map(str::to_owned),
+    };
     // stdout is broken as well: stderr has the message, and the exit code says the rest.
-    let _ = output.document(&document);
+    let _ = output.document(&ErrorDocument { error });
 }
 
 /// Renders what clap ends with: help and version on stdout (exit 0), usage errors as errors (exit 2).

@@ -141,3 +141,23 @@ fn raise_open_files() {
     // Without more descriptors everything still works, only large cases fail, and then say so.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
+
+/// The JSON Schema of every document that `--json` gives, by the name of its command.
+#[must_use]
+pub fn schemas() -> Vec<(&'static str, schemars::Schema)> {
+    use schemars::schema_for;
+    vec![
+        ("check", schema_for!(crate::check::Report)),
+        ("diff", schema_for!(crate::repository::diff::DiffDocument)),
+        ("error", schema_for!(crate::cli::ErrorDocument)),
+        ("init", schema_for!(init::InitReport)),
+        ("keys", schema_for!(keys::KeysReport)),
+        ("list", schema_for!(crate::repository::rows::ListDocument)),
+        ("ls", schema_for!(ls::LsReport)),
+        ("restore", schema_for!(restore::RestoreReport)),
+        ("restore-dry-run", schema_for!(restore::RestorePlanReport)),
+        ("show", schema_for!(crate::repository::rows::ShowDocument)),
+        ("snapshot", schema_for!(snapshot::SnapshotReport)),
+        ("snapshot-dry-run", schema_for!(snapshot::SnapshotPlan)),
+    ]
+}

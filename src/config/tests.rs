@@ -157,7 +157,7 @@ fn snapshot_settings_have_their_layers_too() {
     let settings = resolve_in(folder.path(), "bare", &[("OPSCTL_EXCLUDE_RECOVERABLE", "no")]).unwrap().snapshot;
     assert_eq!(settings.exclude.value, ["a"]);
     assert!(!settings.exclude_recoverable.value, "the variable beats the file");
-    assert_eq!((settings.memory.value, settings.upload_concurrency.value), (1 << 30, 4));
+    assert_eq!((settings.memory.value, settings.upload_concurrency.value), (1 << 30, 2));
     let settings =
         resolve_in(folder.path(), "run --exclude b --exclude c", &[("OPSCTL_EXCLUDE", "v")]).unwrap().snapshot;
     assert_eq!(settings.exclude, Sourced { value: vec!["b".into(), "c".into()], origin: Origin::Flag });
