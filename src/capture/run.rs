@@ -108,12 +108,43 @@ impl Pass<'_> {
                 scope.spawn(move || stop.note(read_small(reader, jobs, claimed, stop)));
             }
             drop((small_jobs, claimed));
+            if self.progress.is_watched() {
+                scope.spawn(|| self.estimate(stop));
+            }
             let collector = scope.spawn(move || stop.note(collect(draft, &to_collector)));
             let mut outlet = Outlet { items, small, large, stop };
             stop.note(Walker::walk(self.walk, self.previous, &mut outlet));
             drop(outlet);
             collector.join().ok().flatten()
         }))
+    }
+}
+
+impl Pass<'_> {
+    /// Walks ahead of the real walk to find out how much there is to read.
+    fn estimate(&self, stop: &Stop) {
+        let mut scout = Scout { bytes: 0, stop };
+        // A failure here only leaves the estimate out; the real walk meets it too and reports it.
+        if Walker::walk(self.walk, self.previous, &mut scout).is_ok() {
+            self.progress.set_total(scout.bytes);
+        }
+    }
+}
+
+/// Adds up what the walk would have read.
+struct Scout<'a> {
+    bytes: u64,
+    stop: &'a Stop,
+}
+
+impl Visitor for Scout<'_> {
+    fn item(&mut self, _item: Item) -> Result<()> {
+        self.stop.check()
+    }
+
+    fn read(&mut self, _job: ReadJob, size: u64) -> Result<()> {
+        self.bytes += size;
+        self.stop.check()
     }
 }
 

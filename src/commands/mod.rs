@@ -23,8 +23,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cancel::Cancel;
 use crate::config::{Environment, GlobalArgs, Settings};
+use crate::progress::Progress;
 use crate::providers::store::{Location, ProcessEnv, Store};
-use crate::ui::Output;
+use crate::ui::{Bar, Output};
 use crate::{ExitCode, Result};
 
 /// Keeps a hosted service recoverable: encrypted snapshots, restore, checks
@@ -131,6 +132,20 @@ impl<'a> Session<'a> {
     /// Runs network work until it is done or the command is stopped.
     fn block<T, E: Into<crate::Error>>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T> {
         self.runtime.block_on(self.cancel.guard(work))
+    }
+}
+
+impl Progress for Bar {
+    fn advance(&self, bytes: u64) {
+        self.add_bytes(bytes);
+    }
+
+    fn set_total(&self, bytes: u64) {
+        Self::set_total(self, bytes);
+    }
+
+    fn is_watched(&self) -> bool {
+        self.is_drawn()
     }
 }
 

@@ -180,6 +180,8 @@ pub(super) fn run(args: &RestoreArgs, session: &Session<'_>, out: &mut Output) -
 /// Says which snapshot it is and how far from the time asked for, before anything happens.
 fn announce(snapshot: &Snapshot, asked: Option<Timestamp>, now: Timestamp) {
     let end = snapshot.receipt.finished_at;
+    // End times are rounded up to whole seconds.
+    let now = now.max(end);
     let distance = match asked {
         Some(asked) => format!("{} before the time asked for", time::age(end, asked)),
         None => format!("{} ago", time::age(end, now)),

@@ -14,9 +14,8 @@ use crate::archive::signature::SigningKey;
 use crate::capture::{self, HostConfig, Outcome, Plan, ProblemKind, SnapshotRequest, WalkOptions};
 use crate::config::args::{RecipientArgs, SigningKeyArgs, SnapshotTuningArgs};
 use crate::filter::Patterns;
-use crate::progress::Progress;
 use crate::providers::{service, store::Store};
-use crate::ui::{self, Bar, Output};
+use crate::ui::{self, Output};
 use crate::{Context as _, Error, ExitCode, Result};
 
 /// Capture a folder into the store
@@ -179,16 +178,6 @@ pub(super) fn run(args: &SnapshotArgs, session: &Session<'_>, out: &mut Output) 
         Status::Complete => ExitCode::Ok,
         Status::Incomplete => ExitCode::Incomplete,
     })
-}
-
-impl Progress for Bar {
-    fn advance(&self, bytes: u64) {
-        self.add_bytes(bytes);
-    }
-
-    fn set_total(&self, bytes: u64) {
-        Self::set_total(self, bytes);
-    }
 }
 
 fn parse_tags(tags: &[String]) -> Result<BTreeMap<String, String>> {

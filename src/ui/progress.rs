@@ -121,6 +121,12 @@ impl Bar {
         }
     }
 
+    /// Whether a person watches it move, so that an estimate of the end is worth some work.
+    #[must_use]
+    pub fn is_drawn(&self) -> bool {
+        self.0.bar.is_some()
+    }
+
     /// Shows what is being done now, such as `uploading`. Names of files go through [`super::display_path`] first.
     pub fn note(&self, note: &str) {
         let note = escape(note);
