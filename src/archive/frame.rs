@@ -114,12 +114,17 @@ impl FrameCodec {
     /// When zstd fails, or what it wrote does not decode to `tar`.
     pub fn encode(&mut self, tar: &[u8]) -> crate::Result<Vec<u8>> {
         let frame = self.compressor.compress(tar)?;
-        let decoded = self.decompressor.decompress(&frame, tar.len())?;
-        if decoded != tar {
-            return Err(crate::Error::integrity("zstd wrote a frame that does not decode to its input")
-                .hint("suspect the memory of this machine; nothing was stored from this frame"));
-        }
+        self.prove(&frame, tar)?;
         Ok(frame)
+    }
+
+    /// Fails unless `frame` decodes to `tar`.
+    fn prove(&mut self, frame: &[u8], tar: &[u8]) -> crate::Result<()> {
+        match self.decompressor.decompress(frame, tar.len()) {
+            Ok(decoded) if decoded == tar => Ok(()),
+            _ => Err(crate::Error::integrity("zstd wrote a frame that does not decode to its input")
+                .hint("suspect the memory of this machine; nothing was stored from this frame")),
+        }
     }
 
     /// Decodes one frame that must hold exactly `decoded` bytes.
@@ -169,6 +174,20 @@ mod tests {
         append_entry(&mut tar, Hash::of(b"abc"), b"abd");
         assert!(matches!(find(&tar, Hash::of(b"abc")), Err(FormatError::Hash { .. })));
         assert!(find(&tar, Hash::of(b"missing")).is_err());
+    }
+
+    #[test]
+    fn a_frame_that_the_compressor_got_wrong_is_not_let_out() {
+        let mut codec = FrameCodec::new(3).unwrap();
+        let tar = frame_of(&[b"abc"]);
+        let good = codec.encode(&tar).unwrap();
+        codec.prove(&good, &tar).unwrap();
+        let other = codec.encode(&frame_of(&[b"abd"])).unwrap();
+        let mut flipped = good.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        for bad in [&other, &flipped, &good[..good.len() - 1].to_vec()] {
+            assert_eq!(codec.prove(bad, &tar).unwrap_err().code(), crate::ExitCode::Integrity);
+        }
     }
 
     #[test]

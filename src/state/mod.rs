@@ -47,8 +47,12 @@ impl StateDir {
     /// # Errors
     /// Exit 11 if another process holds the lock.
     pub fn lock(path: &Path) -> Result<Self> {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+        if made.is_ok() {
+            refuse_foreign(path)?;
+        }
         let make = || -> io::Result<File> {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+            made?;
             OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock"))
         };
         let lock =
@@ -96,6 +100,19 @@ impl StateDir {
             .context(|| format!("cannot make {}", dir.display()))?;
         Ok(SourceState { dir })
     }
+}
+
+/// Whoever owns the captured tree could plant a link or a folder of theirs where the state is expected,
+/// and have the files of a more powerful user written elsewhere.
+fn refuse_foreign(path: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let found = fs::symlink_metadata(path)?;
+    if found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    let what = if found.is_dir() { "belongs to another user" } else { "is not a directory" };
+    Err(Error::usage(format!("the state directory {} {what}", path.display()))
+        .hint("run as its owner, or give another place with --state-dir"))
 }
 
 /// The state of one source in one store.
