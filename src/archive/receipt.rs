@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
-use super::entry::Extent;
+use super::entry::{Entry, Extent, Kind};
 use super::hash::Hash;
 use super::{FormatError, check_envelope};
 
@@ -151,7 +151,7 @@ pub struct Counts {
     pub special: u64,
     /// Bytes of content, holes not counted.
     pub bytes: u64,
-    /// Files whose content could not be captured.
+    /// Paths whose content, or part of whose metadata, could not be captured.
     pub unreadable: u64,
     /// Files stored although they were still changing.
     pub changed: u64,
@@ -159,6 +159,33 @@ pub struct Counts {
     pub excluded: u64,
     /// Files that vanished between listing and reading.
     pub vanished: u64,
+}
+
+impl Counts {
+    /// Counts one entry of a manifest. A path that was left out on purpose counts as `excluded` only, one
+    /// that could not be captured as `unreadable` only. Each name of a hard-linked file counts, with its bytes.
+    pub fn add(&mut self, entry: &Entry) {
+        if entry.excluded.is_some() {
+            self.excluded += 1;
+        } else if entry.missing.is_some() {
+            self.unreadable += 1;
+        } else {
+            self.add_captured(entry.kind, entry.data_len());
+            self.changed += u64::from(entry.changed);
+            self.unreadable += u64::from(!entry.unread_xattrs.is_empty());
+        }
+    }
+
+    /// Counts one captured path of `kind` with `bytes` of content.
+    pub const fn add_captured(&mut self, kind: Kind, bytes: u64) {
+        match kind {
+            Kind::File => self.files += 1,
+            Kind::Dir => self.dirs += 1,
+            Kind::Symlink => self.symlinks += 1,
+            Kind::Fifo | Kind::Socket | Kind::Char | Kind::Block => self.special += 1,
+        }
+        self.bytes += bytes;
+    }
 }
 
 /// The profile a snapshot was taken under.

@@ -61,11 +61,6 @@ pub struct Findings {
 impl Findings {
     /// Notes a problem.
     pub fn problem(&mut self, path: &EntryPath, kind: ProblemKind, reason: &str) {
-        match kind {
-            ProblemKind::Missing => self.counts.unreadable += 1,
-            ProblemKind::Changed => self.counts.changed += 1,
-            ProblemKind::Vanished => self.counts.vanished += 1,
-        }
         if self.problems.len() < MAX_LISTED {
             self.problems.push(Problem { path: path.clone(), kind, reason: reason.to_owned() });
         }
@@ -75,17 +70,6 @@ impl Findings {
     #[must_use]
     pub const fn is_complete(&self) -> bool {
         self.counts.unreadable == 0 && self.counts.changed == 0
-    }
-
-    /// Counts one path of `kind` with `bytes` of content.
-    pub const fn count(&mut self, kind: Kind, bytes: u64) {
-        match kind {
-            Kind::Dir => self.counts.dirs += 1,
-            Kind::File => self.counts.files += 1,
-            Kind::Symlink => self.counts.symlinks += 1,
-            Kind::Fifo | Kind::Socket | Kind::Char | Kind::Block => self.counts.special += 1,
-        }
-        self.counts.bytes += bytes;
     }
 }
 
@@ -116,7 +100,7 @@ impl Collector {
             Item::Reused(line, _) => self.reused(&line),
             Item::Entry(entry, local) => self.entry(&entry, local.as_ref()),
             Item::Vanished(path) => {
-                self.findings.problem(&path, ProblemKind::Vanished, "vanished before it was read");
+                self.vanished(&path);
                 Ok(())
             }
             // The readers only go away without an answer when the run is stopping.
@@ -129,7 +113,7 @@ impl Collector {
     }
 
     fn reused(&mut self, line: &SavedLine) -> Result<()> {
-        self.findings.count(line.kind, line.data_len);
+        self.findings.counts.add_captured(line.kind, line.data_len);
         self.findings.unchanged += 1;
         self.write(b'R', &line.local_text, &line.entry, &line.listed)
     }
@@ -137,11 +121,8 @@ impl Collector {
     fn entry(&mut self, entry: &Entry, local: Option<&Local>) -> Result<()> {
         if let Some(reason) = &entry.missing {
             self.findings.problem(&entry.path, ProblemKind::Missing, reason);
-        } else if entry.excluded.is_some() {
-            self.findings.counts.excluded += 1;
-        } else {
-            self.findings.count(entry.kind, 0);
         }
+        self.findings.counts.add(entry);
         self.unread_xattrs(entry);
         let local = local.filter(|_| entry.unread_xattrs.is_empty()).map(json).transpose()?.unwrap_or_default();
         self.write(b'E', &local, &json(entry)?, "")
@@ -164,14 +145,14 @@ impl Collector {
             }
             ReadDone::Vanished => {
                 inode.map(|inode| self.links.insert(inode, None));
-                self.findings.problem(path, ProblemKind::Vanished, "vanished before it was read");
+                self.vanished(path);
                 Ok(())
             }
         }
     }
 
     fn content(&mut self, entry: &Entry, chunks: &[(Hash, u32)], local: Option<&Local>) -> Result<()> {
-        self.findings.count(Kind::File, entry.data_len());
+        self.findings.counts.add(entry);
         self.findings.has_listed |= chunks.len() > MAX_INLINE_EXTENTS;
         if entry.changed {
             self.findings.problem(
@@ -188,6 +169,11 @@ impl Collector {
             .transpose()?
             .unwrap_or_default();
         self.write(b'C', &local, &json(entry)?, &json(&chunks)?)
+    }
+
+    fn vanished(&mut self, path: &EntryPath) {
+        self.findings.counts.vanished += 1;
+        self.findings.problem(path, ProblemKind::Vanished, "vanished before it was read");
     }
 
     fn unread_xattrs(&mut self, entry: &Entry) {

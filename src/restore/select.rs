@@ -52,7 +52,7 @@ pub(super) struct Windows<'m> {
 
 impl<'m> Windows<'m> {
     pub(super) fn new(manifest: &'m Manifest<'m>, selection: &'m Selection) -> Self {
-        let walk = manifest.walk(selection.include.literal_paths().as_deref());
+        let walk = manifest.walk(selection.include.literal_paths().as_deref()).whatever_the_counts();
         Self { manifest, walk, selection, ancestors: Vec::new(), rest: Vec::new().into_iter() }
     }
 

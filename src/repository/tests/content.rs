@@ -17,7 +17,6 @@ use crate::archive::receipt::Counts;
 use crate::cancel::Cancel;
 use crate::providers::store::{Location, RetryPolicy, Store};
 use crate::repository::chunks::slice;
-use crate::repository::manifest::tally;
 use crate::repository::{
     FetchOptions, FetchPlan, FetchStats, FrameOf, OnFailure, Packs, Repository, Snapshot, Which, choose,
 };
@@ -162,7 +161,7 @@ fn counts_follow_kinds() {
     let mut file = Entry::new(path(b"z"), Kind::File);
     (file.size, file.holes, file.changed) = (10, vec![(0, 4)], true);
     for entry in [&left_out, &unreadable, &file, &Entry::new(path(b"s"), Kind::Socket)] {
-        tally(&mut counts, entry);
+        counts.add(entry);
     }
     let expected =
         Counts { files: 1, special: 1, bytes: 6, unreadable: 1, changed: 1, excluded: 1, ..Counts::default() };

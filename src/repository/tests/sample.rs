@@ -22,7 +22,6 @@ use crate::archive::path::EntryPath;
 use crate::archive::receipt::{Counts, Receipt, SnapshotId, Status, TYPE};
 use crate::archive::signature::SigningKey;
 use crate::providers::store::{Location, RetryPolicy, Store};
-use crate::repository::manifest::tally;
 use crate::repository::{Purpose, Repository, TrustOptions};
 
 pub(crate) fn path(text: &[u8]) -> EntryPath {
@@ -255,7 +254,7 @@ impl Sample {
     /// A receipt, not yet stored, of a snapshot that is and that ended `age` seconds ago.
     pub(crate) async fn receipt(&mut self, source: &str, seq: u64, age: i64, entries: &[Entry]) -> Receipt {
         let mut counts = Counts::default();
-        entries.iter().for_each(|entry| tally(&mut counts, entry));
+        entries.iter().for_each(|entry| counts.add(entry));
         let root = self.manifest(entries, counts).await;
         let (pack_list, bytes) = packlist::write(self.packs.clone());
         self.put(&layout::pack_list(pack_list), bytes).await;
