@@ -72,12 +72,16 @@ impl Extent {
     fn check(&self) -> Result<(), FormatError> {
         let end = u64::from(self.offset) + u64::from(self.len);
         let frame = self.frame;
-        if frame.decoded > MAX_FRAME
+        if self.len == 0
+            || frame.decoded > MAX_FRAME
             || frame.stored > 2 * MAX_FRAME
             || frame.offset > MAX_PACK
             || end > u64::from(frame.decoded)
         {
-            return Err(FormatError::malformed(format!("extent of chunk {} is larger than its frame", self.chunk)));
+            return Err(FormatError::malformed(format!(
+                "extent of chunk {} is empty or larger than its frame",
+                self.chunk
+            )));
         }
         Ok(())
     }
@@ -417,6 +421,7 @@ mod tests {
             ("\"size\":3", "\"size\":4"),
             ("[0,40,1024]", "[0,40,4294967295]"),
             ("\"l\":3", "\"l\":1025"),
+            ("\"size\":3,", "\"size\":0,"),
             ("\"mtime\":[1,2]", "\"mtime\":[1,1000000000]"),
             ("\"size\":3,", "\"size\":3,\"holes\":[[2,18446744073709551615]],"),
             ("\"size\":3,", "\"size\":3,\"holes\":[[0,2],[1,2]],"),

@@ -51,7 +51,9 @@ impl Descriptor {
     /// # Errors
     /// When it is damaged or of another format.
     pub fn read(bytes: &[u8]) -> Result<Self, FormatError> {
-        read_document("store descriptor", STORE_TYPE, bytes)
+        let descriptor: Self = read_document("store descriptor", STORE_TYPE, bytes)?;
+        check_store_id(&descriptor.store_id)?;
+        Ok(descriptor)
     }
 }
 
@@ -127,7 +129,9 @@ impl Keys {
     /// # Errors
     /// When it is damaged or of another format.
     pub fn read(bytes: &[u8]) -> Result<Self, FormatError> {
-        read_document("keys object", KEYS_TYPE, bytes)
+        let keys: Self = read_document("keys object", KEYS_TYPE, bytes)?;
+        check_store_id(&keys.store_id)?;
+        Ok(keys)
     }
 
     /// The revocation of `signer`, if there is one.
@@ -135,6 +139,15 @@ impl Keys {
     pub fn revocation(&self, signer: &Signer) -> Option<&Revocation> {
         self.revoked.iter().find(|r| r.signer == signer.as_str())
     }
+}
+
+/// Checks that a store id is 32 hex digits. It becomes part of a path on the host.
+///
+/// # Errors
+/// [`FormatError::Malformed`] if it is anything else.
+pub fn check_store_id(id: &str) -> Result<(), FormatError> {
+    let ok = id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if ok { Ok(()) } else { Err(FormatError::malformed("the store id is not 32 hex digits")) }
 }
 
 fn read_document<T: serde::de::DeserializeOwned>(
@@ -235,8 +248,12 @@ mod tests {
 
     impl Chain {
         fn start(signer: &SigningKey) -> Self {
-            let keys =
-                Keys::first("s".into(), Timestamp::UNIX_EPOCH, vec!["age1a".into()], vec![signer.signer().to_string()]);
+            let keys = Keys::first(
+                "0".repeat(32),
+                Timestamp::UNIX_EPOCH,
+                vec!["age1a".into()],
+                vec![signer.signer().to_string()],
+            );
             let mut chain = Self { found: vec![], keys };
             chain.store(signer, 0);
             chain
@@ -268,6 +285,14 @@ mod tests {
 
     fn head_seq(chain: &Chain, pin: &SigningKey, rule: Rule) -> Option<u32> {
         resolve(chain.found.clone(), &[pin.signer().clone()], rule).head.map(|(_, k)| k.seq)
+    }
+
+    #[test]
+    fn a_store_id_that_could_be_a_path_is_refused() {
+        for bad in ["", "/tmp/x", "../../x", "0123456789ABCDEF0123456789ABCDEF", &"0".repeat(33)] {
+            let text = serde_json::to_vec(&Descriptor::new(bad.to_owned(), Timestamp::UNIX_EPOCH)).unwrap();
+            assert!(Descriptor::read(&text).is_err(), "{bad}");
+        }
     }
 
     #[test]

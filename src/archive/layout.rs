@@ -46,11 +46,21 @@ pub fn receipt(source: &str, id: &SnapshotId) -> String {
     format!("{SNAPSHOTS}/{source}/{id}.json")
 }
 
+/// True for the name of a source: 1 to 64 of `A-Z a-z 0-9 . _ -`, the first no dot.
+#[must_use]
+pub fn is_source(name: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    (1..=64).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(allowed)
+}
+
 /// Source and id of a receipt, if the object's name is that of a receipt.
 #[must_use]
 pub fn parse_receipt(key: &str) -> Option<(&str, SnapshotId)> {
     let rest = key.strip_prefix(SNAPSHOTS)?.strip_prefix('/')?;
     let (source, name) = rest.split_once('/')?;
+    if !is_source(source) {
+        return None;
+    }
     Some((source, name.strip_suffix(".json")?.parse().ok()?))
 }
 
@@ -80,6 +90,7 @@ mod tests {
         let key = receipt("web", &snapshot);
         assert_eq!(parse_receipt(&key), Some(("web", snapshot)));
         assert_eq!(parse_receipt(&format!("{key}{SIGNATURE}")), None);
+        assert_eq!(parse_receipt(&key.replace("web", "..")), None);
         assert_eq!(parse_pack_mark(&format!("trash/packs/{id}")), Some(id));
     }
 }

@@ -4,8 +4,8 @@
 //! count, so an almost unchanged tree has almost the same leaves and stores almost nothing. Above
 //! the leaves, where there are many, stand branches: JSON Lines of references, cut by the same rule.
 //!
-//! Invariants: no node is larger than [`MAX_NODE`] plus one line; entries are strictly increasing;
-//! a path's directory stands before it. [`Sequence`] enforces the last two for readers.
+//! Invariants: no node is larger than [`MAX_NODE`] plus one line, unless it has only a few lines; entries
+//! are strictly increasing; a path's directory stands before it. [`Sequence`] enforces the last two for readers.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,10 +19,20 @@ use super::{FORMAT, FormatError, check_envelope};
 pub const MIN_NODE: usize = 4 << 10;
 /// A node is always cut at this size.
 pub const MAX_NODE: usize = 16 << 10;
-/// More children than this get a level of branches above them.
+/// A leaf is not cut before it has this many lines, a branch not before [`MIN_BRANCH`]: however long the
+/// paths are, each level of the tree is much shorter than the one below.
+pub const MIN_LEAF: usize = 2;
+/// See [`MIN_LEAF`].
+pub const MIN_BRANCH: usize = 8;
+/// More children than this, or more than [`MAX_CHILDREN_BYTES`] of them, get a level of branches above them.
 pub const MAX_CHILDREN: usize = 128;
+/// See [`MAX_CHILDREN`]; [`MIN_BRANCH`] children are allowed in any case.
+pub const MAX_CHILDREN_BYTES: usize = 1 << 20;
+/// The longest path that is captured. Far beyond what can be opened by name (4,096), and short enough
+/// that every node stays well below the largest frame.
+pub const MAX_PATH: usize = 32 << 10;
 /// Deepest tree that a reader follows: enough for 10^12 files.
-const MAX_DEPTH: u32 = 6;
+pub const MAX_DEPTH: u32 = 6;
 const ROOT_TYPE: &str = "opsctl-root";
 
 /// A finished node.
@@ -35,27 +45,45 @@ pub struct Node {
 }
 
 /// Cuts a sequence of lines into nodes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct NodeCutter {
     first: Option<EntryPath>,
     bytes: Vec<u8>,
+    lines: usize,
+    min_lines: usize,
+}
+
+impl Default for NodeCutter {
+    /// A cutter of leaves.
+    fn default() -> Self {
+        Self::new(MIN_LEAF)
+    }
 }
 
 impl NodeCutter {
+    /// A cutter of nodes with at least `min_lines` lines, the last one excepted.
+    #[must_use]
+    pub const fn new(min_lines: usize) -> Self {
+        Self { first: None, bytes: Vec::new(), lines: 0, min_lines }
+    }
+
     /// Adds a line (without its newline) and returns the node that it completes, if it does.
     pub fn push(&mut self, path: &EntryPath, line: &[u8]) -> Option<Node> {
         self.first.get_or_insert_with(|| path.clone());
         self.bytes.extend_from_slice(line);
         self.bytes.push(b'\n');
+        self.lines += 1;
         // The path alone decides, so that changed content does not move the cut: 1 in 16 paths ends a node.
         let chosen = Hash::of(path.as_bytes()).0[0].is_multiple_of(16);
-        let cut = self.bytes.len() >= MAX_NODE || (chosen && self.bytes.len() >= MIN_NODE);
+        let full = self.bytes.len() >= MAX_NODE || (chosen && self.bytes.len() >= MIN_NODE);
+        let cut = full && self.lines >= self.min_lines;
         if cut { self.finish() } else { None }
     }
 
     /// The last node, if any line was not returned yet.
     pub fn finish(&mut self) -> Option<Node> {
         let first = self.first.take()?;
+        self.lines = 0;
         Some(Node { first, bytes: std::mem::take(&mut self.bytes) })
     }
 }
@@ -190,7 +218,14 @@ impl Sequence {
     /// # Errors
     /// When it repeats or precedes the last one, or has no directory to be in.
     pub fn take(&mut self, entry: &Entry) -> Result<(), FormatError> {
-        let path = &entry.path;
+        self.step(&entry.path, entry.kind == Kind::Dir && entry.is_captured())
+    }
+
+    /// As [`Sequence::take`], for a path of which only is known whether others may lie below it.
+    ///
+    /// # Errors
+    /// As [`Sequence::take`].
+    pub fn step(&mut self, path: &EntryPath, is_open: bool) -> Result<(), FormatError> {
         if self.last.as_ref().is_some_and(|last| last >= path) {
             return Err(FormatError::malformed(format!("manifest entry {path:?} is repeated or out of order")));
         }
@@ -202,7 +237,7 @@ impl Sequence {
         {
             return Err(FormatError::malformed(format!("manifest entry {path:?} has no directory before it")));
         }
-        if entry.kind == Kind::Dir && entry.is_captured() {
+        if is_open {
             self.open.push(path.clone());
         }
         self.last = Some(path.clone());
@@ -219,7 +254,7 @@ mod tests {
     }
 
     fn cut(names: &[String], line_len: usize) -> Vec<Node> {
-        let mut cutter = NodeCutter::default();
+        let mut cutter = NodeCutter::new(1);
         let mut nodes: Vec<Node> = names.iter().filter_map(|n| cutter.push(&path(n), &vec![b'x'; line_len])).collect();
         nodes.extend(cutter.finish());
         nodes
@@ -242,6 +277,14 @@ mod tests {
     fn a_line_longer_than_a_node_stands_alone() {
         let nodes = cut(&["a".into(), "b".into()], 3 * MAX_NODE);
         assert_eq!(nodes.len(), 2);
+    }
+
+    #[test]
+    fn nodes_of_long_lines_still_hold_several() {
+        let mut cutter = NodeCutter::new(MIN_BRANCH);
+        let line = vec![b'x'; 2 * MAX_NODE];
+        let full = (0..MIN_BRANCH).filter_map(|n| cutter.push(&path(&format!("p{n}")), &line)).count();
+        assert_eq!((full, cutter.finish()), (1, None));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use minisign::{KeyPair, SecretKeyBox, SignatureBox};
 use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
 
 /// A signing key or signature could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +111,7 @@ impl SigningKey {
     /// # Errors
     /// [`SignatureError::SecretKey`], which never repeats any of the text.
     pub fn parse(text: &SecretString) -> Result<Self, SignatureError> {
-        let text = format!("{}\n", text.expose_secret().trim());
+        let text = Zeroizing::new(format!("{}\n", text.expose_secret().trim()));
         let parsed = SecretKeyBox::from_string(&text)
             .map_err(|_| SignatureError::SecretKey("expected a minisign secret key file"))?;
         let secret = parsed

@@ -8,14 +8,17 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 
 use super::draft::Findings;
+use super::stop::Stop;
 use super::store_side::Encoder;
-use crate::archive::entry::{Extent, MAX_INLINE_EXTENTS};
+use crate::archive::entry::{Entry, Extent, MAX_INLINE_EXTENTS};
 use crate::archive::hash::Hash;
-use crate::archive::manifest::{Excluded, MAX_CHILDREN, Node, NodeCutter, NodeRef, Root};
-use crate::archive::packlist::PackLine;
+use crate::archive::manifest::{
+    Excluded, MAX_CHILDREN, MAX_CHILDREN_BYTES, MIN_BRANCH, MIN_LEAF, Node, NodeCutter, NodeRef, Root, Sequence,
+};
+use crate::archive::packlist::{self, PackLine};
 use crate::archive::path::EntryPath;
 use crate::state::index::ChunkIndex;
-use crate::state::{TreeWriter, line_extents, line_path};
+use crate::state::{TreeWriter, line_parts};
 use crate::{Error, Result};
 
 /// Lines of an extent list in one chunk.
@@ -28,6 +31,8 @@ pub struct Built {
     pub root: Extent,
     /// Every pack it needs.
     pub packs: Vec<PackLine>,
+    /// Name and bytes of the pack list.
+    pub pack_list: (Hash, Vec<u8>),
 }
 
 /// A stored node, until its pack is closed.
@@ -38,9 +43,11 @@ pub struct Builder<'a, 'e> {
     encoder: &'a mut Encoder<'e>,
     index: &'a ChunkIndex,
     tree: TreeWriter,
+    stop: &'a Stop,
     used: BTreeSet<u32>,
     cutter: NodeCutter,
     nodes: Vec<Stored>,
+    sequence: Sequence,
 }
 
 impl<'a, 'e> Builder<'a, 'e> {
@@ -55,39 +62,50 @@ impl<'a, 'e> Builder<'a, 'e> {
         draft: &File,
         findings: &Findings,
         excluded: Excluded,
+        stop: &'a Stop,
     ) -> Result<Built> {
         encoder.close_pack()?;
         if findings.has_listed {
             store_extent_lists(encoder, index, draft)?;
         }
-        let mut builder =
-            Self { encoder, index, tree, used: BTreeSet::new(), cutter: NodeCutter::default(), nodes: Vec::new() };
+        let mut builder = Self {
+            encoder,
+            index,
+            tree,
+            stop,
+            used: BTreeSet::new(),
+            cutter: NodeCutter::new(MIN_LEAF),
+            nodes: Vec::new(),
+            sequence: Sequence::default(),
+        };
         for_each_line(draft, |kind, local, entry, last| builder.line(kind, local, entry, last))?;
         let (depth, children) = builder.branches()?;
         let root = Root::new(depth, children, findings.counts, excluded);
         let bytes = serde_json::to_vec(&root).map_err(std::io::Error::from)?;
+        Root::read(&bytes)?;
         let chunk = builder.encoder.add(&bytes)?;
         builder.encoder.close_pack()?;
         let root = builder.extent(chunk, len_u32(&bytes)?)?;
         builder.tree.nodes(&[root])?;
         builder.tree.finish()?;
-        let packs = builder.used.iter().filter_map(|n| index.pack(*n)).collect();
-        Ok(Built { root, packs })
+        let packs: Vec<PackLine> = builder.used.iter().filter_map(|n| index.pack(*n)).collect();
+        let pack_list = packlist::write(packs.clone());
+        Ok(Built { root, packs, pack_list })
     }
 
     fn line(&mut self, kind: &str, local: &str, entry: &str, last: &str) -> Result<()> {
-        let path = line_path(entry)?;
+        self.stop.check()?;
+        let listed = if kind == "C" { "" } else { last };
+        let parts = line_parts(entry, listed)?;
+        // What a reader will insist on is insisted on before the commit.
+        self.sequence.step(&parts.path, parts.is_open_dir)?;
         if kind != "C" {
-            for extent in line_extents(entry, last)? {
-                self.uses(extent)?;
-            }
+            parts.extents.iter().try_for_each(|extent| self.uses(*extent))?;
             self.tree.entry(local, entry, last)?;
-            return self.leaf_line(&path, entry);
+            return self.leaf_line(&parts.path, entry);
         }
         let extents = chunk_extents(self.index, last)?;
-        for extent in &extents {
-            self.uses(*extent)?;
-        }
+        extents.iter().try_for_each(|extent| self.uses(*extent))?;
         let body = entry.strip_suffix('}').unwrap_or(entry);
         let json = |value: &[Extent]| serde_json::to_string(value).map_err(std::io::Error::from);
         let (line, listed) = if extents.is_empty() {
@@ -101,8 +119,9 @@ impl<'a, 'e> Builder<'a, 'e> {
             }
             (format!("{body},\"extent_list\":{}}}", json(&list)?), json(&extents)?)
         };
+        serde_json::from_str::<Entry>(&line).map_err(std::io::Error::from)?;
         self.tree.entry(local, &line, &listed)?;
-        self.leaf_line(&path, &line)
+        self.leaf_line(&parts.path, &line)
     }
 
     fn leaf_line(&mut self, path: &EntryPath, line: &str) -> Result<()> {
@@ -131,13 +150,16 @@ impl<'a, 'e> Builder<'a, 'e> {
                 refs.push(NodeRef { first, extent: self.extent(chunk, len)? });
             }
             self.tree.nodes(&refs.iter().map(|r| r.extent).collect::<Vec<_>>())?;
-            if refs.len() <= MAX_CHILDREN {
+            let lines = refs.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>();
+            let lines = lines.map_err(std::io::Error::from)?;
+            let fits = refs.len() <= MAX_CHILDREN && lines.iter().map(String::len).sum::<usize>() <= MAX_CHILDREN_BYTES;
+            if fits || refs.len() <= MIN_BRANCH {
                 return Ok((depth, refs));
             }
             depth += 1;
-            for node in refs {
-                let line = serde_json::to_string(&node).map_err(std::io::Error::from)?;
-                self.leaf_line(&node.first, &line)?;
+            self.cutter = NodeCutter::new(MIN_BRANCH);
+            for (node, line) in refs.iter().zip(&lines) {
+                self.leaf_line(&node.first, line)?;
             }
         }
     }

@@ -10,7 +10,8 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 
 use super::read::{ReadDone, ReadFile};
-use super::walk::Item;
+use super::stop::Stop;
+use super::walk::{Inode, Item};
 use crate::archive::entry::{Entry, Kind, MAX_INLINE_EXTENTS};
 use crate::archive::hash::Hash;
 use crate::archive::path::EntryPath;
@@ -18,8 +19,11 @@ use crate::archive::receipt::Counts;
 use crate::state::{Local, SavedLine};
 use crate::{Error, Result};
 
-/// Problems beyond this number are counted, not listed.
+/// Problems of one kind beyond this number are counted, not listed.
 const MAX_LISTED: usize = 1000;
+/// The longest line of an entry without its extents: far beyond what file systems give, and short enough
+/// for a frame.
+const MAX_LINE: usize = 1 << 20;
 
 /// Why a path is not, or not surely, as it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +37,7 @@ pub struct Problem {
 }
 
 /// What happened to a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProblemKind {
     /// Not captured: the snapshot is incomplete.
     Missing,
@@ -56,14 +60,24 @@ pub struct Findings {
     pub unchanged: u64,
     /// True if a file has more extents than fit into its line.
     pub has_listed: bool,
+    /// How many problems of each kind there are.
+    listed: HashMap<ProblemKind, usize>,
 }
 
 impl Findings {
     /// Notes a problem.
     pub fn problem(&mut self, path: &EntryPath, kind: ProblemKind, reason: &str) {
-        if self.problems.len() < MAX_LISTED {
+        let listed = self.listed.entry(kind).or_default();
+        *listed += 1;
+        if *listed <= MAX_LISTED {
             self.problems.push(Problem { path: path.clone(), kind, reason: reason.to_owned() });
         }
+    }
+
+    /// How many problems there are beyond those listed.
+    #[must_use]
+    pub fn unlisted(&self) -> usize {
+        self.listed.values().map(|n| n.saturating_sub(MAX_LISTED)).sum()
     }
 
     /// True if everything that should be in the snapshot is.
@@ -73,22 +87,37 @@ impl Findings {
     }
 }
 
-/// A file and its chunks.
-type Content = (Entry, Vec<(Hash, u32)>);
-
-/// Writes the draft.
-pub struct Collector {
-    out: BufWriter<File>,
-    findings: Findings,
-    /// Files with several names, by inode; `None` if the content could not be had.
-    links: HashMap<(u64, u64), Option<Content>>,
+/// A file with several names: what it is, its chunks, how to recognise it unchanged, names still to come.
+struct Linked {
+    entry: Entry,
+    chunks: Vec<(Hash, u32)>,
+    local: Local,
+    names: u64,
 }
 
-impl Collector {
+/// What all names of an inode have in common. Not made of a path: names come and go, and some are taken
+/// over unread while others are read. Made of the content too, so that an inode number which is given to
+/// another file during the walk joins nothing.
+#[must_use]
+pub fn link_group((device, inode): (u64, u64), content: Hash) -> String {
+    Hash::of(format!("{device} {inode} {content}").as_bytes()).short(16)
+}
+
+/// Writes the draft.
+pub struct Collector<'a> {
+    out: BufWriter<File>,
+    findings: Findings,
+    /// Files with several names, by inode, until their last name has come.
+    links: HashMap<(u64, u64), Linked>,
+    stop: &'a Stop,
+}
+
+impl<'a> Collector<'a> {
     /// Collects into `file`.
     #[must_use]
-    pub fn new(file: File) -> Self {
-        Self { out: BufWriter::with_capacity(1 << 20, file), findings: Findings::default(), links: HashMap::new() }
+    pub fn new(file: File, stop: &'a Stop) -> Self {
+        let out = BufWriter::with_capacity(1 << 20, file);
+        Self { out, findings: Findings::default(), links: HashMap::new(), stop }
     }
 
     /// Takes the next item, waiting for it if it is still being read.
@@ -105,7 +134,7 @@ impl Collector {
             }
             // The readers only go away without an answer when the run is stopping.
             Item::Reading { done, path, inode } => {
-                let done = done.recv().map_err(|_| Error::interrupted())?;
+                let done = self.stop.recv(&done)?.ok_or_else(Error::interrupted)?;
                 self.read(done, &path, inode)
             }
             Item::Link { path, inode } => self.link(path, inode),
@@ -119,39 +148,53 @@ impl Collector {
     }
 
     fn entry(&mut self, entry: &Entry, local: Option<&Local>) -> Result<()> {
+        let text = json(entry)?;
+        if text.len() > MAX_LINE && !entry.xattrs.is_empty() {
+            return self.too_large(entry);
+        }
         if let Some(reason) = &entry.missing {
             self.findings.problem(&entry.path, ProblemKind::Missing, reason);
         }
         self.findings.counts.add(entry);
         self.unread_xattrs(entry);
         let local = local.filter(|_| entry.unread_xattrs.is_empty()).map(json).transpose()?.unwrap_or_default();
-        self.write(b'E', &local, &json(entry)?, "")
+        self.write(b'E', &local, &text, "")
     }
 
-    fn read(&mut self, done: ReadDone, path: &EntryPath, inode: Option<(u64, u64)>) -> Result<()> {
+    /// A path whose metadata does not fit into a node of the manifest.
+    fn too_large(&mut self, entry: &Entry) -> Result<()> {
+        let mut bare = Entry::new(entry.path.clone(), Kind::File);
+        bare.missing = Some("its extended attributes are too large to be recorded".to_owned());
+        self.entry(&bare, None)
+    }
+
+    fn read(&mut self, done: ReadDone, path: &EntryPath, inode: Option<Inode>) -> Result<()> {
         match done {
             ReadDone::File(file) => {
                 let ReadFile { mut entry, chunks, local, bytes } = *file;
                 self.findings.bytes_read += bytes;
-                if let Some(inode) = inode {
-                    entry.hardlink = Some(Hash::of(entry.path.as_bytes()).short(16));
-                    self.links.insert(inode, Some((entry.clone(), chunks.clone())));
+                // Another file may have taken the name since: then the other names are not of this one.
+                if let (Some(inode), Some(content)) = (inode.filter(|i| i.id == (local.id.0, local.id.1)), entry.sha256)
+                {
+                    entry.hardlink = Some(link_group(inode.id, content));
+                    let (entry, chunks, names) = (entry.clone(), chunks.clone(), inode.names.saturating_sub(1));
+                    self.links.insert(inode.id, Linked { entry, chunks, local, names });
                 }
-                self.content(&entry, &chunks, Some(&local))
+                self.content(&entry, &chunks, &local)
             }
-            ReadDone::Missing(entry) => {
-                inode.map(|inode| self.links.insert(inode, None));
-                self.entry(&entry, None)
-            }
+            ReadDone::Missing(entry) => self.entry(&entry, None),
             ReadDone::Vanished => {
-                inode.map(|inode| self.links.insert(inode, None));
                 self.vanished(path);
                 Ok(())
             }
         }
     }
 
-    fn content(&mut self, entry: &Entry, chunks: &[(Hash, u32)], local: Option<&Local>) -> Result<()> {
+    fn content(&mut self, entry: &Entry, chunks: &[(Hash, u32)], local: &Local) -> Result<()> {
+        let text = json(entry)?;
+        if text.len() > MAX_LINE {
+            return self.too_large(entry);
+        }
         self.findings.counts.add(entry);
         self.findings.has_listed |= chunks.len() > MAX_INLINE_EXTENTS;
         if entry.changed {
@@ -163,12 +206,9 @@ impl Collector {
         }
         self.unread_xattrs(entry);
         // What was not captured as it should be must be read again next time.
-        let local = local
-            .filter(|_| !entry.changed && entry.unread_xattrs.is_empty())
-            .map(json)
-            .transpose()?
-            .unwrap_or_default();
-        self.write(b'C', &local, &json(entry)?, &json(&chunks)?)
+        let as_it_was = !entry.changed && entry.unread_xattrs.is_empty();
+        let local = if as_it_was { json(local)? } else { String::new() };
+        self.write(b'C', &local, &text, &json(&chunks)?)
     }
 
     fn vanished(&mut self, path: &EntryPath) {
@@ -184,17 +224,19 @@ impl Collector {
     }
 
     fn link(&mut self, path: EntryPath, inode: (u64, u64)) -> Result<()> {
-        match self.links.get(&inode).cloned().flatten() {
-            Some((mut entry, chunks)) => {
-                entry.path = path;
-                self.content(&entry, &chunks, None)
-            }
-            None => {
-                let mut entry = Entry::new(path, Kind::File);
-                entry.missing = Some("the name under which this file was to be read could not be read".to_owned());
-                self.entry(&entry, None)
-            }
+        let Some(mut linked) = self.links.remove(&inode) else {
+            let mut entry = Entry::new(path, Kind::File);
+            entry.missing =
+                Some("the name under which this file was to be read went to another file, or away".to_owned());
+            return self.entry(&entry, None);
+        };
+        linked.entry.path = path;
+        self.content(&linked.entry, &linked.chunks, &linked.local)?;
+        linked.names = linked.names.saturating_sub(1);
+        if linked.names > 0 {
+            self.links.insert(inode, linked);
         }
+        Ok(())
     }
 
     fn write(&mut self, kind: u8, local: &str, entry: &str, last: &str) -> Result<()> {

@@ -6,7 +6,7 @@
 
 use super::view::StoreView;
 use crate::archive::keyring::Recipients;
-use crate::archive::keys::{Descriptor, Found, Rule, resolve};
+use crate::archive::keys::{Descriptor, Found, Rule, check_store_id, resolve};
 use crate::archive::layout;
 use crate::archive::signature::Signer;
 use crate::providers::store::{Store, StoreError};
@@ -15,12 +15,18 @@ use crate::{Error, ExitCode, Result};
 /// What the host was told about keys.
 #[derive(Clone, Debug, Default)]
 pub struct HostConfig {
-    /// Its own signer and those pinned beside it.
+    /// Signers pinned beside its own.
     pub pins: Vec<Signer>,
     /// `OPSCTL_RECIPIENTS`.
     pub recipients: Vec<String>,
     /// `OPSCTL_STORE_ID`.
     pub store_id: Option<String>,
+}
+
+impl HostConfig {
+    fn pins_with(&self, own: &Signer) -> Vec<Signer> {
+        self.pins.iter().chain([own]).cloned().collect()
+    }
 }
 
 /// What it goes by.
@@ -38,28 +44,47 @@ impl HostKeys {
     /// Reads what may be read and compares it with the configuration.
     ///
     /// # Errors
-    /// Exit 2 if neither the store nor the configuration says enough, exit 4 if they disagree.
-    pub async fn establish(store: &Store, view: &StoreView, config: &HostConfig) -> Result<Self> {
+    /// Exit 2 if neither the store nor the configuration says enough, 4 if they disagree, 10 if this is no
+    /// store, 12 if readers would not trust what this host signs.
+    pub async fn establish(store: &Store, view: &StoreView, config: &HostConfig, own: &Signer) -> Result<Self> {
+        if !view.has_descriptor() {
+            let message = format!("{} is not an opsctl store", store.location());
+            return Err(Error::new(ExitCode::NotFound, message).hint("check the URL; `opsctl init` makes a store"));
+        }
         let descriptor = optional(store.get(layout::DESCRIPTOR).await)?;
         let (found, denied) = read_keys(store, view).await?;
-        let nothing_there = descriptor.is_none() && view.keys.is_empty() && !denied;
-        if nothing_there && (config.store_id.is_none() || config.recipients.is_empty()) {
-            let message = format!("{} is not an opsctl store", store.location());
-            return Err(Error::new(ExitCode::NotFound, message).hint("make it one with `opsctl init`"));
-        }
-        let resolved = resolve(found, &config.pins, Rule::Direct);
+        let resolved = resolve(found, &config.pins_with(own), Rule::Direct);
         let head = resolved.head.map(|(_, keys)| keys);
+        match &head {
+            Some(keys) if keys.revocation(own).is_some() || !keys.signers.iter().any(|s| s == own.as_str()) => {
+                return Err(Error::new(
+                    ExitCode::Denied,
+                    format!("the store does not accept this host's signer {own}"),
+                )
+                .hint(
+                    "no reader would trust its snapshots: `opsctl keys add-signer`, or use an accepted signing key",
+                ));
+            }
+            None if !denied => {
+                let message = "no keys object of the store is signed by this host's signing key or a pinned signer";
+                return Err(Error::new(ExitCode::Denied, message)
+                    .hint("pin the signer that `opsctl keys list` shows with OPSCTL_TRUSTED_SIGNERS, or use its key"));
+            }
+            _ => {}
+        }
         let described = match &descriptor {
             Some(bytes) => Some(Descriptor::read(bytes)?.store_id),
             None => None,
         };
         let stated = head.as_ref().map(|keys| keys.store_id.clone()).or(described);
         let store_id = agree("the store id (OPSCTL_STORE_ID)", config.store_id.clone(), stated, |id| id.clone())?;
+        check_store_id(&store_id)
+            .map_err(|e| Error::usage(e.to_string()).hint("compare OPSCTL_STORE_ID with `opsctl keys list`"))?;
         let pinned = if config.recipients.is_empty() { None } else { Some(Recipients::parse(&config.recipients)?) };
         let stated = head.map(|keys| Recipients::parse(keys.recipients)).transpose()?;
         let recipients = agree("the recipients (OPSCTL_RECIPIENTS)", pinned, stated, Recipients::hash)?;
-        let warnings = resolved.rejected.into_iter().map(|(key, reason)| format!("{key} is not believed: {reason}"));
-        Ok(Self { store_id, recipients, warnings: warnings.collect() })
+        let rejected = resolved.rejected.into_iter().map(|(key, reason)| format!("{key} is not believed: {reason}"));
+        Ok(Self { store_id, recipients, warnings: rejected.chain(view.odd().iter().cloned()).collect() })
     }
 }
 

@@ -13,6 +13,11 @@ use super::sqlite;
 use crate::state::side;
 use crate::{Error, ExitCode, Result};
 
+/// How a write-ahead log begins; the last bit tells the byte order (sqlite.org/fileformat2.html 4.1).
+const WAL_MAGIC: &[u8] = &[0x37, 0x7f, 0x06];
+/// How a rollback journal begins (sqlite.org/fileformat2.html 3).
+const JOURNAL_MAGIC: &[u8] = &[0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+
 /// Files that were opened when their directory was listed, by name.
 pub(super) type Opened = HashMap<Vec<u8>, OwnedFd>;
 
@@ -86,8 +91,9 @@ pub(super) fn open_all(dir: &OwnedFd) -> Result<(Vec<Vec<u8>>, Opened)> {
 }
 
 /// Databases are found by content. Only files with a side file beside them are opened here; the
-/// others are recognised when they are read.
-pub(super) fn find_databases(dir: &OwnedFd, names: &[Vec<u8>]) -> Listing {
+/// others are recognised when they are read. Where `is_left_out` the main file is, its side files are
+/// files like any other.
+pub(super) fn find_databases(dir: &OwnedFd, names: &[Vec<u8>], is_left_out: &dyn Fn(&[u8]) -> bool) -> Listing {
     let mut listing = Listing::default();
     for name in names {
         let Some((stem, suffix)) =
@@ -95,16 +101,16 @@ pub(super) fn find_databases(dir: &OwnedFd, names: &[Vec<u8>]) -> Listing {
         else {
             continue;
         };
-        let known = listing.databases.contains_key(stem);
-        if names.binary_search_by(|n| n[..].cmp(stem)).is_err() || !(known || is_database_file(dir, stem)) {
+        let there = names.binary_search_by(|n| n[..].cmp(stem)).is_ok() && !is_left_out(stem);
+        let Some(stat) = regular(dir, name).filter(|_| there) else { continue };
+        if !listing.databases.contains_key(stem) && !is_database(dir, stem, name, suffix) {
             continue;
         }
         let sides = listing.databases.entry(stem.to_vec()).or_default();
         sides.left_out.push(suffix.to_owned());
-        let stat = rustix::fs::statat(dir, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW).ok();
         match suffix {
-            "-wal" => sides.wal = stat.as_ref().map(side),
-            "-journal" => sides.journal = stat.as_ref().map(side),
+            "-wal" => sides.wal = Some(side(&stat)),
+            "-journal" => sides.journal = Some(side(&stat)),
             _ => {}
         }
         listing.side_files.push(name.clone());
@@ -112,14 +118,61 @@ pub(super) fn find_databases(dir: &OwnedFd, names: &[Vec<u8>]) -> Listing {
     listing
 }
 
-/// An empty file counts: a new database whose first transaction is still in its side file.
-fn is_database_file(dir: &OwnedFd, name: &[u8]) -> bool {
-    use std::io::Read as _;
-    let regular = |stat: Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    if !rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(regular) {
-        return false;
+/// A new database may still be empty, with its first transaction in the side file.
+fn is_database(dir: &OwnedFd, stem: &[u8], side: &[u8], suffix: &str) -> bool {
+    match first_bytes(dir, stem) {
+        Some(first) if first.is_empty() => {
+            let start = first_bytes(dir, side).unwrap_or_default();
+            let magic = if suffix == "-wal" { WAL_MAGIC } else { JOURNAL_MAGIC };
+            suffix != "-shm" && start.starts_with(magic)
+        }
+        Some(first) => sqlite::is_database(&first),
+        None => false,
     }
-    let Ok(file) = open_file(dir, name) else { return false };
+}
+
+fn regular(dir: &OwnedFd, name: &[u8]) -> Option<Stat> {
+    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some(stat)
+}
+
+fn first_bytes(dir: &OwnedFd, name: &[u8]) -> Option<Vec<u8>> {
+    use std::io::Read as _;
+    regular(dir, name)?;
     let mut first = Vec::new();
-    file.take(16).read_to_end(&mut first).is_ok() && (first.is_empty() || sqlite::is_database(&first))
+    open_file(dir, name).ok()?.take(16).read_to_end(&mut first).ok()?;
+    Some(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(files: &[(&str, &[u8])], dirs: &[&str], left_out: &str) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            std::fs::write(folder.path().join(name), content).unwrap();
+        }
+        for name in dirs {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let dir = open_root(folder.path()).unwrap();
+        let names = read_names(&dir).unwrap();
+        let listing = find_databases(&dir, &names, &|stem| stem == left_out.as_bytes());
+        listing.side_files.into_iter().map(|name| String::from_utf8(name).unwrap()).collect()
+    }
+
+    #[test]
+    fn only_side_files_of_databases_are_left_out() {
+        let database: &[u8] = b"SQLite format 3\0 and more";
+        assert_eq!(found(&[("a", database), ("a-wal", b"x"), ("a-shm", b"x")], &[], ""), ["a-shm", "a-wal"]);
+        assert!(
+            found(&[("notes", b""), ("notes-journal", b"Monday: rain")], &[], "").is_empty(),
+            "a diary is no journal"
+        );
+        assert!(found(&[("a", b"text"), ("a-wal", b"x")], &[], "").is_empty());
+        assert!(found(&[("a", database)], &["a-shm"], "").is_empty(), "a folder is no side file");
+        assert!(found(&[("a", database), ("a-wal", b"x")], &[], "a").is_empty(), "its database is not captured");
+        assert_eq!(found(&[("a", b""), ("a-wal", WAL_MAGIC)], &[], ""), ["a-wal"], "a database that is still empty");
+    }
 }

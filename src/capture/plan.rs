@@ -1,15 +1,12 @@
 //! `snapshot --dry-run`: what would be read and stored, without reading content or storing anything.
 
-use super::host_keys::HostKeys;
 use super::read::ReadJob;
-use super::snapshot::SnapshotRequest;
-use super::view::StoreView;
+use super::snapshot::{Opened, SnapshotRequest};
 use super::walk::{Item, Visitor, Walker};
+use crate::Result;
 use crate::archive::entry::Kind;
 use crate::archive::path::EntryPath;
-use crate::state::StateDir;
 use crate::state::index::ChunkIndex;
-use crate::{Context as _, Result};
 
 /// Paths listed in a plan, at most.
 const MAX_LISTED: usize = 1000;
@@ -42,19 +39,10 @@ pub struct Plan {
 /// # Errors
 /// As [`super::snapshot()`].
 pub fn plan(request: &SnapshotRequest<'_>) -> Result<Plan> {
-    let state_dir = StateDir::lock(&request.state_dir)?;
-    let runtime = request.runtime;
-    let view = runtime
-        .block_on(request.cancel.guard(StoreView::list(request.store)))
-        .context(|| "listing the store".to_owned())?;
-    let mut config = request.keys.clone();
-    config.pins.push(request.signing_key.signer().clone());
-    let keys = runtime.block_on(request.cancel.guard(HostKeys::establish(request.store, &view, &config)))?;
-    let state = state_dir.source(&keys.store_id, &request.source)?;
-    let recipients = keys.recipients.hash();
-    let previous = state.load(&ChunkIndex::default(), &|line| line.keys == recipients && view.has_pack(line));
-    let mut planner = Planner { plan: Plan { recipients: keys.recipients.texts(), ..Plan::default() }, request };
-    Walker::walk(&request.walk, &previous, &mut planner)?;
+    let opened = Opened::open(request)?;
+    let previous = opened.previous(request, &ChunkIndex::default())?;
+    let mut planner = Planner { plan: Plan { recipients: opened.keys.recipients.texts(), ..Plan::default() }, request };
+    Walker::walk(&opened.walk, &previous, (request.clock)(), &mut planner)?;
     Ok(planner.plan)
 }
 
@@ -89,6 +77,10 @@ impl Visitor for Planner<'_> {
             Item::Reading { .. } | Item::Link { .. } => self.plan.files += 1,
             Item::Vanished(_) => {}
         }
+        Ok(())
+    }
+
+    fn wait(&mut self, _group: &crossbeam_channel::Receiver<()>) -> Result<()> {
         Ok(())
     }
 

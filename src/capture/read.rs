@@ -15,12 +15,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
+use jiff::Timestamp;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::metadata::{MetadataError, read_metadata};
 use super::sqlite::{self, CaptureError};
-use super::stop::Stop;
+use super::stop::{Stop, ended};
 use super::store_side::Encoder;
 use crate::archive::chunker::{Chunker, WHOLE};
 use crate::archive::entry::{Database, Entry, Kind};
@@ -29,6 +30,9 @@ use crate::archive::path::EntryPath;
 use crate::progress::Progress;
 use crate::state::{Local, Side};
 use crate::{Error, Result};
+
+/// What a copy of a database must leave free, in bytes.
+const SPARE_ROOM: u64 = 16 << 20;
 
 /// How often a file that changes while it is read is read.
 pub const ATTEMPTS: u32 = 3;
@@ -98,6 +102,8 @@ pub struct FileReader<'a> {
     chunker: Option<Chunker>,
     scratch: PathBuf,
     helpers: Option<Sender<ClaimedChunk>>,
+    /// When this run had dirty pages written out.
+    synced: Timestamp,
     stop: &'a Stop,
     progress: &'a dyn Progress,
 }
@@ -119,10 +125,11 @@ impl<'a> FileReader<'a> {
         encoder: Encoder<'a>,
         scratch: PathBuf,
         helpers: Option<Sender<ClaimedChunk>>,
+        synced: Timestamp,
         stop: &'a Stop,
         progress: &'a dyn Progress,
     ) -> Self {
-        Self { encoder, buffer: Vec::new(), chunker: None, scratch, helpers, stop, progress }
+        Self { encoder, buffer: Vec::new(), chunker: None, scratch, helpers, synced, stop, progress }
     }
 
     /// Reads the file of `job` and answers.
@@ -132,7 +139,7 @@ impl<'a> FileReader<'a> {
     pub fn run(&mut self, mut job: ReadJob) -> Result<()> {
         let done = self.read(&mut job)?;
         // The collector only goes away when the run is stopping.
-        job.reply.send(done).map_err(|_| Error::interrupted())
+        job.reply.send(done).map_err(ended)
     }
 
     fn read(&mut self, job: &mut ReadJob) -> Result<ReadDone> {
@@ -143,8 +150,10 @@ impl<'a> FileReader<'a> {
                 Err(Errno::NOENT) => return Ok(ReadDone::Vanished),
                 Err(e) => return Ok(self.missing(job, open_reason(e))),
             };
-            let started = jiff::Timestamp::now();
-            let before = rustix::fs::fstat(&file)?;
+            let before = match rustix::fs::fstat(&file) {
+                Ok(stat) => stat,
+                Err(e) => return Ok(self.missing(job, open_reason(e))),
+            };
             if FileType::from_raw_mode(before.st_mode) != FileType::RegularFile {
                 return Ok(self.missing(job, "it was replaced by something that is not a file".to_owned()));
             }
@@ -156,8 +165,9 @@ impl<'a> FileReader<'a> {
                 Err(Failure::Again) => continue,
                 Err(Failure::File(reason)) => return Ok(self.missing(job, reason)),
             };
-            let after = rustix::fs::fstat(&file)?;
-            let at_rest = content.database.is_some() || is_at_rest(&before, &after, job.opened.is_some());
+            let after = rustix::fs::fstat(&file);
+            let same = after.is_ok_and(|after| is_at_rest(&before, &after, job.opened.is_some()));
+            let at_rest = content.database.is_some() || same;
             if !at_rest && !last {
                 continue;
             }
@@ -171,7 +181,7 @@ impl<'a> FileReader<'a> {
             entry.database = content.database;
             entry.changed = !at_rest;
             let (wal, journal) = job.sides.as_ref().map_or((None, None), |s| (s.wal, s.journal));
-            let local = Local::new(&before, started, wal, journal);
+            let local = Local::new(&before, self.synced, wal, journal);
             return Ok(ReadDone::File(Box::new(ReadFile {
                 entry,
                 chunks: content.chunks,
@@ -190,6 +200,13 @@ impl<'a> FileReader<'a> {
             let _ = describe(&mut entry, job.dir.as_fd(), &job.name, &stat, None);
             entry.size = u64::try_from(stat.st_size).unwrap_or(0);
         }
+        // Its side files are no entries of their own.
+        entry.database = job.sides.as_ref().map(|sides| Database {
+            kind: "sqlite".to_owned(),
+            journal_mode: "unknown".to_owned(),
+            page_size: 0,
+            left_out: sides.left_out.clone(),
+        });
         entry.missing = Some(reason);
         ReadDone::Missing(Box::new(entry))
     }
@@ -198,7 +215,7 @@ impl<'a> FileReader<'a> {
         self.buffer.clear();
         Read::by_ref(file).take(WHOLE as u64 + 1).read_to_end(&mut self.buffer)?;
         if job.sides.is_some() || sqlite::is_database(&self.buffer) {
-            return self.database(job);
+            return self.database(job, u64::try_from(before.st_size).unwrap_or(0));
         }
         let holes = if is_sparse(before) && !last { find_holes(file, before)? } else { Vec::new() };
         if !holes.is_empty() {
@@ -208,7 +225,9 @@ impl<'a> FileReader<'a> {
             return self.small();
         }
         file.seek(SeekFrom::Start(0))?;
-        self.large(&mut *file)
+        // A file that grows as fast as it is read would never end; that it grew shows afterwards.
+        let end = u64::try_from(before.st_size).unwrap_or(0);
+        self.large(Read::by_ref(file).take(end))
     }
 
     fn small(&mut self) -> Result<Content, Failure> {
@@ -279,17 +298,18 @@ impl<'a> FileReader<'a> {
         let Some(helpers) = &self.helpers else { return self.encoder.add(content) };
         let chunk = Hash::of(content);
         if self.encoder.claim(chunk) {
-            helpers.send((chunk, content.to_vec())).map_err(|_| Error::interrupted())?;
+            helpers.send((chunk, content.to_vec())).map_err(ended)?;
         }
         Ok(chunk)
     }
 
-    fn database(&mut self, job: &ReadJob) -> Result<Content, Failure> {
+    fn database(&mut self, job: &ReadJob, size: u64) -> Result<Content, Failure> {
+        self.check_room(job, size)?;
         let stopped = || self.stop.is_stopped();
         let captured = sqlite::capture(job.dir.as_fd(), OsStr::from_bytes(&job.name), &self.scratch, &stopped);
         let mut captured = captured.map_err(|e| match e {
             CaptureError::Interrupted => Failure::Stop(Error::interrupted()),
-            CaptureError::Io(e) if e.kind() == io::ErrorKind::NotFound => Failure::Gone,
+            CaptureError::Io(e) if e.kind() == io::ErrorKind::NotFound && is_gone(job) => Failure::Gone,
             other => Failure::File(format!("the database could not be captured consistently: {other}")),
         })?;
         let left_out = job.sides.as_ref().map_or_else(Vec::new, |s| s.left_out.clone());
@@ -308,6 +328,28 @@ impl<'a> FileReader<'a> {
         };
         Ok(Content { database: Some(database), ..content })
     }
+}
+
+impl FileReader<'_> {
+    /// A copy of a database must not fill the disk, which may be the service's own.
+    fn check_room(&self, job: &ReadJob, size: u64) -> Result<(), Failure> {
+        let wal = job.sides.as_ref().and_then(|s| s.wal).map_or(0, |wal| u64::try_from(wal.1).unwrap_or(0));
+        let needed = 2 * (size + wal) + SPARE_ROOM;
+        let free = rustix::fs::statvfs(&self.scratch).map(|s| s.f_bavail.saturating_mul(s.f_frsize));
+        match free {
+            Ok(free) if free < needed => Err(Failure::File(format!(
+                "a copy of the database needs {needed} bytes in {}, {free} are free (--state-dir names another place)",
+                self.scratch.display()
+            ))),
+            // If the question fails, the copy itself will tell.
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_gone(job: &ReadJob) -> bool {
+    let found = rustix::fs::statat(&job.dir, job.name.as_slice(), rustix::fs::AtFlags::SYMLINK_NOFOLLOW);
+    matches!(found, Err(Errno::NOENT))
 }
 
 /// Why one attempt gave no content.

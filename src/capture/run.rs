@@ -4,11 +4,12 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
+use jiff::Timestamp;
 
 use super::build::{Builder, Built};
 use super::draft::{Collector, Findings};
 use super::read::{ClaimedChunk, FileReader, ReadJob};
-use super::stop::Stop;
+use super::stop::{Stop, ended};
 use super::store_side::{Encoder, Stored, ToPacker, pack_frames, upload_packs};
 use super::walk::{Item, Visitor, WalkOptions, Walker};
 use crate::archive::chunker::WHOLE;
@@ -26,6 +27,8 @@ use crate::{Error, Result};
 const ITEMS_AHEAD: usize = 8192;
 /// Files waiting for a reader; each may hold its directory open.
 const FILES_AHEAD: usize = 256;
+/// Readers beyond this number would take more memory than they save time: about 10 MiB each.
+const MAX_READERS: usize = 8;
 /// Frames and chunks between threads; the largest is 4 MiB.
 const FRAMES_AHEAD: usize = 4;
 const CHUNKS_AHEAD: usize = 2;
@@ -43,6 +46,8 @@ pub(super) struct Pass<'a> {
     pub previous: &'a Previous,
     pub stored: &'a Stored,
     pub uploads: usize,
+    /// When dirty pages were written out, before the walk.
+    pub synced: Timestamp,
     pub cancel: &'a Cancel,
     pub progress: &'a dyn Progress,
 }
@@ -82,8 +87,8 @@ impl Pass<'_> {
             drop(to_uploaders);
             let captured = stop.note(self.capture(stop, &frames, draft))?;
             let (draft, findings) = captured?;
-            let mut encoder = stop.note(Encoder::new(frames, self.index, self.stored))?;
-            let built = Builder::build(&mut encoder, self.index, tree, &draft, &findings, self.excluded.clone());
+            let mut encoder = stop.note(Encoder::new(frames, self.index, self.stored, stop))?;
+            let built = Builder::build(&mut encoder, self.index, tree, &draft, &findings, self.excluded.clone(), stop);
             Some((stop.note(built)?, findings))
         })
     }
@@ -94,10 +99,10 @@ impl Pass<'_> {
         let (small, small_jobs) = bounded(FILES_AHEAD);
         let (large, large_jobs) = bounded(FILES_AHEAD);
         let (chunks, claimed) = bounded(CHUNKS_AHEAD);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_READERS);
         let reader = |helpers| -> Result<FileReader<'_>> {
-            let encoder = Encoder::new(frames.clone(), self.index, self.stored)?;
-            Ok(FileReader::new(encoder, self.scratch.clone(), helpers, stop, self.progress))
+            let encoder = Encoder::new(frames.clone(), self.index, self.stored, stop)?;
+            Ok(FileReader::new(encoder, self.scratch.clone(), helpers, self.synced, stop, self.progress))
         };
         let large_reader = reader(Some(chunks))?;
         let readers = (0..threads).map(|_| reader(None)).collect::<Result<Vec<_>>>()?;
@@ -111,9 +116,9 @@ impl Pass<'_> {
             if self.progress.is_watched() {
                 scope.spawn(|| self.estimate(stop));
             }
-            let collector = scope.spawn(move || stop.note(collect(draft, &to_collector)));
+            let collector = scope.spawn(move || stop.note(collect(draft, &to_collector, stop)));
             let mut outlet = Outlet { items, small, large, stop };
-            stop.note(Walker::walk(self.walk, self.previous, &mut outlet));
+            stop.note(Walker::walk(self.walk, self.previous, self.synced, &mut outlet));
             drop(outlet);
             collector.join().ok().flatten()
         }))
@@ -125,7 +130,7 @@ impl Pass<'_> {
     fn estimate(&self, stop: &Stop) {
         let mut scout = Scout { bytes: 0, stop };
         // A failure here only leaves the estimate out; the real walk meets it too and reports it.
-        if Walker::walk(self.walk, self.previous, &mut scout).is_ok() {
+        if Walker::walk(self.walk, self.previous, self.synced, &mut scout).is_ok() {
             self.progress.set_total(scout.bytes);
         }
     }
@@ -146,10 +151,14 @@ impl Visitor for Scout<'_> {
         self.bytes += size;
         self.stop.check()
     }
+
+    fn wait(&mut self, _group: &Receiver<()>) -> Result<()> {
+        Ok(())
+    }
 }
 
-fn collect(draft: File, items: &Receiver<Item>) -> Result<(File, Findings)> {
-    let mut collector = Collector::new(draft);
+fn collect(draft: File, items: &Receiver<Item>, stop: &Stop) -> Result<(File, Findings)> {
+    let mut collector = Collector::new(draft, stop);
     for item in items {
         collector.take(item)?;
     }
@@ -203,12 +212,16 @@ struct Outlet<'a> {
 impl Visitor for Outlet<'_> {
     fn item(&mut self, item: Item) -> Result<()> {
         self.stop.check()?;
-        self.items.send(item).map_err(|_| Error::interrupted())
+        self.items.send(item).map_err(ended)
     }
 
     fn read(&mut self, job: ReadJob, size: u64) -> Result<()> {
         self.stop.check()?;
         let readers = if size > WHOLE as u64 { &self.large } else { &self.small };
-        readers.send(job).map_err(|_| Error::interrupted())
+        readers.send(job).map_err(ended)
+    }
+
+    fn wait(&mut self, group: &Receiver<()>) -> Result<()> {
+        self.stop.recv(group).map(|_| ())
     }
 }

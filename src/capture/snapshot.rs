@@ -17,16 +17,19 @@ use super::walk::WalkOptions;
 use crate::archive::manifest::Excluded;
 use crate::archive::receipt::{ProfileRef, Receipt, SnapshotId, Status, TYPE};
 use crate::archive::signature::SigningKey;
-use crate::archive::{FORMAT, layout, packlist};
+use crate::archive::{FORMAT, layout};
 use crate::cancel::Cancel;
 use crate::progress::Progress;
 use crate::providers::store::Store;
 use crate::state::index::ChunkIndex;
-use crate::state::{SourceState, StateDir};
+use crate::state::{Previous, SourceState, StateDir};
 use crate::{Context as _, Error, ExitCode, Result};
 
 /// A pack that another process removes while a snapshot refers to it makes the pass start again; this often.
 const PASSES: u32 = 3;
+
+/// Seconds that an end time may lie ahead of this host's clock: readers take a day.
+const MAX_SKEW: i64 = 24 * 3600;
 
 /// What to capture, and how.
 pub struct SnapshotRequest<'a> {
@@ -36,7 +39,7 @@ pub struct SnapshotRequest<'a> {
     pub runtime: &'a tokio::runtime::Handle,
     /// Signs the receipt.
     pub signing_key: &'a SigningKey,
-    /// What this host knows of keys; its own signer is added.
+    /// What this host knows of keys, beside its own signer.
     pub keys: HostConfig,
     /// The name of what is captured.
     pub source: String,
@@ -89,45 +92,41 @@ pub struct Outcome {
 ///
 /// # Errors
 /// Exit 11 if another run holds the state, 2/4/10/12 as the keys and the store demand, 130 if
-/// interrupted. In each case nothing was committed, and packs already stored serve the next run.
+/// interrupted. Nothing was committed then (a signal during the very last request leaves that to the next
+/// run, which finds out), and packs already stored serve the next run.
 /// Files that could not be captured are no error: the receipt says `incomplete`.
 pub fn snapshot(request: &SnapshotRequest<'_>) -> Result<Outcome> {
     let started_at = (request.clock)();
-    let state_dir = StateDir::lock(&request.state_dir)?;
-    let block = |future| request.runtime.block_on(request.cancel.guard(future));
-    let mut view = block(Box::pin(StoreView::list(request.store))).context(|| "listing the store".to_owned())?;
-    let keys = request.runtime.block_on(establish(request, &view))?;
-    let state = state_dir.source(&keys.store_id, &request.source)?;
-    state.settle(&|key| view.has_receipt(key))?;
-    let recipients = keys.recipients.hash();
+    let mut opened = Opened::open(request)?;
+    opened.state.settle(&|key| opened.view.has_receipt(key))?;
     for _ in 0..PASSES {
         let stored = Stored::default();
         let index = ChunkIndex::default();
-        let previous = state.load(&index, &|line| line.keys == recipients && view.has_pack(line));
+        let previous = opened.previous(request, &index)?;
         let pass = Pass {
             store: request.store,
             runtime: request.runtime,
-            recipients: &keys.recipients,
-            walk: &request.walk,
+            recipients: &opened.keys.recipients,
+            walk: &opened.walk,
             excluded: request.excluded.clone(),
-            state: &state,
-            scratch: state_dir.scratch()?,
+            state: &opened.state,
+            scratch: opened.state_dir.scratch()?,
             index: &index,
             previous: &previous,
             stored: &stored,
             uploads: uploads(request.upload_concurrency, request.memory),
+            synced: sync(request)?,
             cancel: request.cancel,
             progress: request.progress,
         };
         let (built, findings) = pass.run()?;
-        view = block(Box::pin(StoreView::list(request.store)))
-            .context(|| "listing the store before the commit".to_owned())?;
-        if let Some(gone) = built.packs.iter().find(|line| !view.has_pack(line)) {
-            tracing::warn!("{} was removed from the store during the run; starting again", layout::pack(gone.pack));
+        if opened.look_again(request, &built)? {
             continue;
         }
-        let receipt = receipt(request, &view, &keys, started_at, &built, &findings, &stored);
-        let id = commit(request, &view, &state, &built, &receipt)?;
+        let receipt = receipt(request, &opened, started_at, &built, &findings, &stored)?;
+        let (id, unsaved) = commit(request, &opened, &built, &receipt)?;
+        let unlisted = findings.unlisted();
+        let more = (unlisted > 0).then(|| format!("{unlisted} more problems are not listed"));
         return Ok(Outcome {
             id,
             receipt,
@@ -135,35 +134,107 @@ pub fn snapshot(request: &SnapshotRequest<'_>) -> Result<Outcome> {
             unchanged: findings.unchanged,
             chunks_reused: stored.chunks_reused.load(Ordering::Relaxed),
             problems: findings.problems,
-            warnings: keys.warnings,
+            warnings: opened.keys.warnings.into_iter().chain(more).chain(unsaved).collect(),
         });
     }
-    Err(Error::new(ExitCode::Failed, "packs kept disappearing from the store while the snapshot was taken")
-        .hint("find out who deletes objects from this store; nothing was committed"))
+    Err(Error::new(ExitCode::Failed, "the store kept changing under the snapshot: packs went or keys came each time")
+        .hint("find out who changes this store; nothing was committed"))
 }
 
-async fn establish(request: &SnapshotRequest<'_>, view: &StoreView) -> Result<HostKeys> {
-    let mut config = request.keys.clone();
-    config.pins.push(request.signing_key.signer().clone());
-    request.cancel.guard(HostKeys::establish(request.store, view, &config)).await
+/// Has the file system write out what is dirty, and says since when changes show (see [`crate::state::Local`]).
+fn sync(request: &SnapshotRequest<'_>) -> Result<Timestamp> {
+    let now = (request.clock)();
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let root = rustix::fs::open(&request.walk.root, flags, rustix::fs::Mode::empty())
+        .context(|| format!("cannot open {}", request.walk.root.display()))?;
+    if request.walk.cross_file_systems {
+        rustix::fs::sync();
+    } else {
+        rustix::fs::syncfs(&root).context(|| format!("cannot sync {}", request.walk.root.display()))?;
+    }
+    Ok(now)
+}
+
+/// What a run starts from: the locked state, the store as one LIST shows it, and the keys.
+pub(super) struct Opened {
+    state_dir: StateDir,
+    state: SourceState,
+    view: StoreView,
+    pub(super) keys: HostKeys,
+    pub(super) walk: WalkOptions,
+}
+
+impl Opened {
+    pub(super) fn open(request: &SnapshotRequest<'_>) -> Result<Self> {
+        // Before the state, which may lie in it, is made: a volume that is not mounted is not an empty one.
+        if let Err(e) = request.walk.root.metadata() {
+            let missing = e.kind() == std::io::ErrorKind::NotFound;
+            let code = if missing { ExitCode::NotFound } else { ExitCode::Failed };
+            return Err(Error::new(code, format!("cannot open {}", request.walk.root.display())).because(e));
+        }
+        let state_dir = StateDir::lock(&request.state_dir)?;
+        let view = list(request).context(|| "listing the store".to_owned())?;
+        let keys = establish(request, &view)?;
+        let state = state_dir.source(&keys.store_id, &request.source)?;
+        let mut walk = request.walk.clone();
+        walk.own.push(state_dir.id()?);
+        Ok(Self { state_dir, state, view, keys, walk })
+    }
+
+    /// The saved tree, as far as the store still has what it refers to, for today's recipients.
+    pub(super) fn previous(&self, request: &SnapshotRequest<'_>, index: &ChunkIndex) -> Result<Previous> {
+        let recipients = self.keys.recipients.hash();
+        self.state.load(index, &|line| line.keys == recipients && self.view.has_pack(line), request.cancel)
+    }
+
+    /// Looks at the store once more before the commit. True if the pass must be made again.
+    fn look_again(&mut self, request: &SnapshotRequest<'_>, built: &Built) -> Result<bool> {
+        let before = std::mem::replace(
+            &mut self.view,
+            list(request).context(|| "listing the store before the commit".to_owned())?,
+        );
+        if before.keys != self.view.keys {
+            tracing::warn!("the keys of the store changed during the run; starting again");
+            self.keys = establish(request, &self.view)?;
+            return Ok(true);
+        }
+        if let Some(gone) = built.packs.iter().find(|line| !self.view.has_pack(line)) {
+            tracing::warn!("{} was removed from the store during the run; starting again", layout::pack(gone.pack));
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+fn list(request: &SnapshotRequest<'_>) -> Result<StoreView> {
+    request.runtime.block_on(request.cancel.guard(StoreView::list(request.store)))
+}
+
+fn establish(request: &SnapshotRequest<'_>, view: &StoreView) -> Result<HostKeys> {
+    let own = request.signing_key.signer();
+    let keys = HostKeys::establish(request.store, view, &request.keys, own);
+    request.runtime.block_on(request.cancel.guard(keys))
 }
 
 fn receipt(
     request: &SnapshotRequest<'_>,
-    view: &StoreView,
-    keys: &HostKeys,
+    opened: &Opened,
     started_at: Timestamp,
     built: &Built,
     findings: &Findings,
     stored: &Stored,
-) -> Receipt {
-    let predecessor = view.newest(&request.source).cloned();
+) -> Result<Receipt> {
+    let predecessor = opened.view.newest(&request.source).cloned();
     let (finished_at, skew) = end_time((request.clock)(), predecessor.as_ref());
-    Receipt {
+    if skew.is_some_and(|skew| skew > MAX_SKEW) {
+        let message = format!("the newest snapshot ends at {finished_at}, more than a day ahead of this host's clock");
+        return Err(Error::integrity(message).hint("set the clock; a snapshot with such a time would not be trusted"));
+    }
+    Ok(Receipt {
         kind: TYPE.to_owned(),
         format: FORMAT,
         requires: Vec::new(),
-        store_id: keys.store_id.clone(),
+        store_id: opened.keys.store_id.clone(),
         source: request.source.clone(),
         host: request.host.clone(),
         seq: predecessor.as_ref().map_or(1, |p| p.seq() + 1),
@@ -178,10 +249,10 @@ fn receipt(
         counts: findings.counts,
         packs_stored: stored.packs.load(Ordering::Relaxed),
         bytes_stored: stored.bytes.load(Ordering::Relaxed),
-        pack_list: packlist::write(built.packs.clone()).0,
+        pack_list: built.pack_list.0,
         root: built.root,
         program: concat!("opsctl ", env!("CARGO_PKG_VERSION")).to_owned(),
-    }
+    })
 }
 
 /// Whole seconds, rounded up so that nothing in the snapshot is younger than it says; after the
@@ -196,31 +267,31 @@ fn end_time(now: Timestamp, predecessor: Option<&SnapshotId>) -> (Timestamp, Opt
     (end, (skew > 1).then_some(skew))
 }
 
-/// Pack list, signature, receipt, in this order; then the state follows.
+/// Pack list, signature, receipt, in this order; then the state follows. Returns a warning if it did not.
 fn commit(
     request: &SnapshotRequest<'_>,
-    view: &StoreView,
-    state: &SourceState,
+    opened: &Opened,
     built: &Built,
     receipt: &Receipt,
-) -> Result<SnapshotId> {
+) -> Result<(SnapshotId, Option<String>)> {
     let put = |key: &str, bytes: Vec<u8>| -> Result<()> {
         let stored = request.store.create(key, PutPayload::from(bytes));
         request.runtime.block_on(request.cancel.guard(stored)).map(|_| ()).context(|| format!("storing {key}"))
     };
-    let (name, lines) = packlist::write(built.packs.clone());
-    let list_key = layout::pack_list(name);
-    if !view.has_pack_list(&list_key) {
-        put(&list_key, lines)?;
+    let (name, lines) = &built.pack_list;
+    let list_key = layout::pack_list(*name);
+    if !opened.view.has_pack_list(&list_key) {
+        put(&list_key, lines.clone())?;
     }
     let (id, bytes) = receipt.write()?;
     let key = layout::receipt(&receipt.source, &id);
     let signature = request.signing_key.sign(&bytes, &format!("opsctl {key}"))?;
-    state.save_receipt(&key, &bytes)?;
+    opened.state.save_receipt(&key, &bytes)?;
     put(&format!("{key}{}", layout::SIGNATURE), signature.into_bytes())?;
     put(&key, bytes)?;
-    state.adopt()?;
-    Ok(id)
+    // Committed, whatever happens to the state: it is settled by the next run.
+    let unsaved = opened.state.adopt().err().map(|e| format!("the state was not saved: {}", e.full_message()));
+    Ok((id, unsaved))
 }
 
 #[cfg(test)]

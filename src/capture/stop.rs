@@ -1,9 +1,21 @@
 //! How the threads of one run stop together: at a signal, or when one of them fails.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::cancel::Cancel;
 use crate::{Error, Result};
+
+/// How often a wait looks whether the run has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The error of a thread whose other end has gone: that only happens when the run is ending, and the
+/// cause is kept in [`Stop`].
+pub fn ended<T>(_: T) -> Error {
+    Error::interrupted()
+}
 
 /// Shared by all threads of a run.
 #[derive(Debug)]
@@ -33,6 +45,23 @@ impl Stop {
     pub fn check(&self) -> Result<()> {
         self.outer.check()?;
         self.inner.check()
+    }
+
+    /// Waits for a message, but not beyond the end of the run; `None` when nobody can send any more.
+    ///
+    /// A plain `recv` could wait for ever: messages left in the queue of a thread that has ended keep the
+    /// senders inside them alive.
+    ///
+    /// # Errors
+    /// As [`Stop::check`].
+    pub fn recv<T>(&self, from: &Receiver<T>) -> Result<Option<T>> {
+        loop {
+            match from.recv_timeout(LOOK_EVERY) {
+                Ok(message) => return Ok(Some(message)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => self.check()?,
+            }
+        }
     }
 
     /// Waits for `work`, but not beyond the end of the run.
@@ -68,5 +97,20 @@ impl Stop {
             Some(error) => Err(error),
             None => self.inner.check(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_with_the_run_even_if_the_sender_never_goes() {
+        let stop = Stop::new(Cancel::default());
+        let (sender, receiver) = crossbeam_channel::bounded::<()>(1);
+        stop.note::<()>(Err(Error::integrity("first")));
+        assert!(stop.recv(&receiver).is_err());
+        drop(sender);
+        assert_eq!(stop.into_result().unwrap_err().to_string(), "first");
     }
 }

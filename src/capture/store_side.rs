@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use object_store::PutPayload;
 
-use super::stop::Stop;
-use crate::archive::entry::FrameRef;
+use super::stop::{Stop, ended};
+use crate::archive::entry::{FrameRef, MAX_FRAME};
 use crate::archive::frame::{self, FrameCodec, TAR_END};
 use crate::archive::hash::Hash;
 use crate::archive::keyring::Recipients;
@@ -53,11 +53,6 @@ pub enum ToPacker {
     Close(Sender<()>),
 }
 
-fn stopped<T>(_: T) -> Error {
-    // The other end of a channel only goes away when the run is stopping; the cause is kept in `Stop`.
-    Error::interrupted()
-}
-
 /// Builds frames out of chunks. One for each thread that has chunks to store.
 pub struct Encoder<'a> {
     codec: FrameCodec,
@@ -66,6 +61,7 @@ pub struct Encoder<'a> {
     out: Sender<ToPacker>,
     index: &'a ChunkIndex,
     stored: &'a Stored,
+    stop: &'a Stop,
 }
 
 impl<'a> Encoder<'a> {
@@ -73,8 +69,8 @@ impl<'a> Encoder<'a> {
     ///
     /// # Errors
     /// When zstd cannot be set up.
-    pub fn new(out: Sender<ToPacker>, index: &'a ChunkIndex, stored: &'a Stored) -> Result<Self> {
-        Ok(Self { codec: FrameCodec::new(LEVEL)?, tar: Vec::new(), chunks: Vec::new(), out, index, stored })
+    pub fn new(out: Sender<ToPacker>, index: &'a ChunkIndex, stored: &'a Stored, stop: &'a Stop) -> Result<Self> {
+        Ok(Self { codec: FrameCodec::new(LEVEL)?, tar: Vec::new(), chunks: Vec::new(), out, index, stored, stop })
     }
 
     /// Stores `content` unless it is known already; returns its name.
@@ -136,14 +132,17 @@ impl<'a> Encoder<'a> {
     pub fn close_pack(&mut self) -> Result<()> {
         self.flush()?;
         let (answer, closed) = bounded(1);
-        self.out.send(ToPacker::Close(answer)).map_err(stopped)?;
-        closed.recv().map_err(stopped)
+        self.out.send(ToPacker::Close(answer)).map_err(ended)?;
+        self.stop.recv(&closed)?.ok_or_else(Error::interrupted)
     }
 
     fn send(&mut self, tar: &[u8], chunks: Vec<Hash>) -> Result<()> {
+        if tar.len() > MAX_FRAME as usize {
+            return Err(Error::integrity("a frame would be larger than a reader takes; nothing is committed"));
+        }
         let bytes = self.codec.encode(tar)?;
         let decoded = u32::try_from(tar.len()).map_err(|_| Error::integrity("a frame is larger than 4 GiB"))?;
-        self.out.send(ToPacker::Frame { bytes, decoded, chunks }).map_err(stopped)
+        self.out.send(ToPacker::Frame { bytes, decoded, chunks }).map_err(ended)
     }
 }
 
@@ -178,7 +177,7 @@ pub fn pack_frames(
         for (place, chunks) in &frames {
             index.place(number, *place, chunks.iter().copied());
         }
-        packs.send(ClosedPack { pack, line, frames }).map_err(stopped)
+        packs.send(ClosedPack { pack, line, frames }).map_err(ended)
     };
     for message in frames {
         match message {
@@ -195,7 +194,7 @@ pub fn pack_frames(
             }
             ToPacker::Close(answer) => {
                 close(&mut open)?;
-                answer.send(()).map_err(stopped)?;
+                answer.send(()).map_err(ended)?;
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use jiff::SignedDuration;
+
 use crate::archive::hash::Hash;
 use crate::archive::layout;
 use crate::archive::packlist::PackLine;
@@ -14,6 +16,9 @@ pub struct StoreView {
     packs: HashMap<Hash, u64>,
     marked: HashSet<Hash>,
     snapshots: HashMap<String, Vec<SnapshotId>>,
+    /// Receipts that cannot count as anybody's predecessor, with the reason.
+    odd: Vec<String>,
+    has_descriptor: bool,
     pack_lists: HashSet<String>,
     /// The keys objects and their signatures.
     pub keys: Vec<ObjectInfo>,
@@ -30,6 +35,8 @@ impl StoreView {
 
     fn new(objects: Vec<ObjectInfo>) -> Self {
         let mut view = Self::default();
+        let signatures: HashSet<String> =
+            objects.iter().filter_map(|o| o.key.strip_suffix(layout::SIGNATURE)).map(str::to_owned).collect();
         for object in objects {
             let key = object.key.as_str();
             if let Some(pack) = layout::parse_pack(key) {
@@ -37,7 +44,12 @@ impl StoreView {
             } else if let Some(pack) = layout::parse_pack_mark(key) {
                 view.marked.insert(pack);
             } else if let Some((source, id)) = layout::parse_receipt(key) {
-                view.snapshots.entry(source.to_owned()).or_default().push(id);
+                match why_odd(&id, &object, &signatures) {
+                    None => view.snapshots.entry(source.to_owned()).or_default().push(id),
+                    Some(why) => view.odd.push(format!("{key} does not count: {why}")),
+                }
+            } else if key == layout::DESCRIPTOR {
+                view.has_descriptor = true;
             } else if key.starts_with(layout::PACK_LISTS) {
                 view.pack_lists.insert(object.key);
             } else if key.starts_with(layout::KEYS) {
@@ -45,6 +57,18 @@ impl StoreView {
             }
         }
         view
+    }
+
+    /// True if this is an opsctl store at all.
+    #[must_use]
+    pub const fn has_descriptor(&self) -> bool {
+        self.has_descriptor
+    }
+
+    /// Objects that are called like receipts and cannot be this host's.
+    #[must_use]
+    pub fn odd(&self) -> &[String] {
+        &self.odd
     }
 
     /// True if a pack is there, whole as far as its size tells, and not marked for removal.
@@ -76,9 +100,50 @@ impl StoreView {
     }
 }
 
+/// The highest sequence number that is believed: ids must stay readable when it goes on from there.
+const MAX_SEQ: u64 = 1_000_000_000_000_000;
+/// No receipt is stored long before the end that it claims.
+const MAX_AHEAD: SignedDuration = SignedDuration::from_hours(24);
+
+/// Why a receipt's name cannot be that of a predecessor. Whoever may only put objects could plant a name
+/// from the far future, and all later snapshots, being later still, would be trusted by no reader.
+fn why_odd(id: &SnapshotId, object: &ObjectInfo, signatures: &HashSet<String>) -> Option<&'static str> {
+    if id.finished_at().duration_since(object.modified) > MAX_AHEAD {
+        return Some("it claims a time long after it was stored");
+    }
+    if id.seq() > MAX_SEQ {
+        return Some("its sequence number is absurd");
+    }
+    (!signatures.contains(&object.key)).then_some("it has no signature")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_planted_receipt_is_nobodys_predecessor() {
+        let at = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
+        let receipt = |id: &str, modified: &str| {
+            let key = format!("snapshots/web/{id}.json");
+            ["", layout::SIGNATURE].map(|end| ObjectInfo {
+                key: format!("{key}{end}"),
+                size: 1,
+                modified: at(modified),
+            })
+        };
+        let good = receipt("20260307T140000Z-000001-0123456789abcdef", "2026-03-07T14:00:01Z");
+        let future = receipt("20991230T000000Z-000777-0123456789abcdef", "2026-03-08T00:00:00Z");
+        let absurd = receipt("20260307T150000Z-999999999999999999-0123456789abcdef", "2026-03-07T15:00:00Z");
+        let [unsigned, _] = receipt("20260307T160000Z-000009-0123456789abcdef", "2026-03-07T16:00:00Z");
+        let all = [&good[..], &future, &absurd, &[unsigned]].concat();
+        let view = StoreView::new(all);
+        assert_eq!(view.newest("web").map(|id| id.seq()), Some(1));
+        assert_eq!(view.odd().len(), 3);
+        // A store that was copied has later times, and its receipts count.
+        let copied = receipt("20260307T140000Z-000001-0123456789abcdef", "2027-01-01T00:00:00Z");
+        assert!(StoreView::new(copied.to_vec()).newest("web").is_some());
+    }
 
     #[test]
     fn a_pack_counts_only_with_its_size_and_without_a_mark() {

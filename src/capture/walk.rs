@@ -14,18 +14,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use jiff::Timestamp;
 use rustix::fs::{AtFlags, Stat};
 use rustix::io::Errno;
 
+use super::draft::link_group;
 use super::listing::{Listing, Opened, find_databases, open_all, open_dir, open_root, read_names};
 use super::metadata::kind_of;
 use super::read::{ReadDone, ReadJob, Sides, describe};
 use crate::archive::entry::{Entry, Kind};
+use crate::archive::manifest::MAX_PATH;
 use crate::archive::path::EntryPath;
 use crate::filter::Patterns;
 use crate::state::{Local, Previous, SavedLine};
-use crate::{Context as _, Result};
+use crate::{Context as _, Error, Result};
 
+/// Directories deeper than this are reported, not walked: each one costs its whole path in memory.
+const MAX_LEVELS: usize = 4096;
 /// Directories deeper than this are closed while their children are walked.
 const KEEP_OPEN: usize = 64;
 
@@ -60,8 +65,8 @@ pub enum Item {
         done: Receiver<ReadDone>,
         /// Its path.
         path: EntryPath,
-        /// Device and inode if it has several names.
-        inode: Option<(u64, u64)>,
+        /// Its inode if it has several names.
+        inode: Option<Inode>,
     },
     /// Another name of a file that came before.
     Link {
@@ -72,6 +77,15 @@ pub enum Item {
     },
     /// Gone between listing and looking.
     Vanished(EntryPath),
+}
+
+/// An inode with several names.
+#[derive(Clone, Copy, Debug)]
+pub struct Inode {
+    /// Device and inode number.
+    pub id: (u64, u64),
+    /// How many names it has, not all of them below the root perhaps.
+    pub names: u64,
 }
 
 impl Item {
@@ -96,6 +110,12 @@ pub trait Visitor {
     /// # Errors
     /// Ends the walk.
     fn read(&mut self, job: ReadJob, size: u64) -> Result<()>;
+
+    /// Waits until every sender of `group` is gone: until the jobs that hold them are done.
+    ///
+    /// # Errors
+    /// Ends the walk.
+    fn wait(&mut self, group: &Receiver<()>) -> Result<()>;
 }
 
 /// A directory being walked.
@@ -136,6 +156,8 @@ pub struct Walker<'a> {
     held: Vec<Vec<Item>>,
     links: HashSet<(u64, u64)>,
     root_device: u64,
+    /// When dirty pages were written out, before anything was looked at.
+    synced: Timestamp,
 }
 
 impl<'a> Walker<'a> {
@@ -144,7 +166,12 @@ impl<'a> Walker<'a> {
     /// # Errors
     /// When the root cannot be read, or the visitor fails. Anything below the root that cannot be
     /// read becomes an item.
-    pub fn walk(options: &'a WalkOptions, previous: &'a Previous, visitor: &'a mut dyn Visitor) -> Result<()> {
+    pub fn walk(
+        options: &'a WalkOptions,
+        previous: &'a Previous,
+        synced: Timestamp,
+        visitor: &'a mut dyn Visitor,
+    ) -> Result<()> {
         let root = open_root(&options.root)?;
         let stat = rustix::fs::fstat(&root)?;
         let mut walker = Self {
@@ -155,6 +182,7 @@ impl<'a> Walker<'a> {
             held: Vec::new(),
             links: HashSet::new(),
             root_device: stat.st_dev,
+            synced,
         };
         let entry = walker.directory_entry(EntryPath::root(), root.as_fd(), &stat)?;
         walker.emit(entry)?;
@@ -166,7 +194,11 @@ impl<'a> Walker<'a> {
                 None => walker.leave()?,
             }
         }
-        Ok(())
+        if walker.held.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::integrity("the walk has lost sight of a git repository; nothing is committed"))
+        }
     }
 
     /// The next step of the innermost directory: `Some(None)` at its end, `None` at the end of the walk.
@@ -186,10 +218,12 @@ impl<'a> Walker<'a> {
 
     fn visit(&mut self, name: &[u8]) -> Result<()> {
         let Some(level) = self.levels.last_mut() else { return Ok(()) };
-        let Some(dir) = level.dir.clone() else { return Ok(()) };
+        let path = level.path.join(name)?;
+        let Some(dir) = level.dir.clone() else {
+            return self.emit(missing(path, Kind::File, "its directory was closed and could not be opened again"));
+        };
         let listing = level.listing.clone();
         let opened = level.opened.remove(name);
-        let path = level.path.join(name)?;
         if listing.side_files.iter().any(|side| side == name) {
             return Ok(());
         }
@@ -209,6 +243,11 @@ impl<'a> Walker<'a> {
             }
         };
         let kind = kind_of(&stat).unwrap_or(Kind::File);
+        if path.as_bytes().len() > MAX_PATH || self.levels.len() > MAX_LEVELS {
+            let reason =
+                format!("it lies deeper than {MAX_LEVELS} folders, or its path is longer than {MAX_PATH} bytes");
+            return self.emit(missing(path, kind, &reason));
+        }
         if let Some(reason) = self.excluded(&path, kind, &stat) {
             return self.emit_excluded(path, kind, &dir, name, &stat, reason);
         }
@@ -258,7 +297,9 @@ impl<'a> Walker<'a> {
                 return self.emit(missing(path, Kind::Dir, &format!("cannot be opened: {}", std::io::Error::from(e))));
             }
         };
-        let now = rustix::fs::fstat(&dir)?;
+        let Ok(now) = rustix::fs::fstat(&dir) else {
+            return self.emit(missing(path, Kind::Dir, "cannot be examined"));
+        };
         if (now.st_dev, now.st_ino) != (stat.st_dev, stat.st_ino) {
             return self.emit(missing(path, Kind::Dir, "it was replaced while it was looked at"));
         }
@@ -274,7 +315,7 @@ impl<'a> Walker<'a> {
     }
 
     fn directory_entry(&self, path: EntryPath, dir: std::os::fd::BorrowedFd<'_>, stat: &Stat) -> Result<Item> {
-        let local = Local::new(stat, jiff::Timestamp::now(), None, None);
+        let local = Local::new(stat, self.synced, None, None);
         if let Some(line) = self.unchanged(&path, &local) {
             return Ok(Item::Reused(Box::new(line), path));
         }
@@ -284,7 +325,7 @@ impl<'a> Walker<'a> {
     }
 
     fn visit_other(&mut self, path: EntryPath, kind: Kind, dir: &Arc<OwnedFd>, name: &[u8], stat: &Stat) -> Result<()> {
-        let local = Local::new(stat, jiff::Timestamp::now(), None, None);
+        let local = Local::new(stat, self.synced, None, None);
         if let Some(line) = self.unchanged(&path, &local) {
             return self.emit(Item::Reused(Box::new(line), path));
         }
@@ -311,13 +352,16 @@ impl<'a> Walker<'a> {
         opened: Option<OwnedFd>,
     ) -> Result<()> {
         let (wal, journal) = sides.as_ref().map_or((None, None), |s| (s.wal, s.journal));
-        let local = Local::new(stat, jiff::Timestamp::now(), wal, journal);
-        if let Some(line) = self.unchanged(&path, &local) {
+        let local = Local::new(stat, self.synced, wal, journal);
+        let names = u64::try_from(stat.st_nlink).unwrap_or(u64::MAX);
+        let inode = (names > 1).then_some(Inode { id: (stat.st_dev, stat.st_ino), names });
+        // A state that a restore has left behind names the groups after other inodes.
+        let same_group = |line: &SavedLine| line.hardlink == inode.and_then(|i| Some(link_group(i.id, line.sha256?)));
+        if let Some(line) = self.unchanged(&path, &local).filter(same_group) {
             return self.emit(Item::Reused(Box::new(line), path));
         }
-        let inode = (stat.st_nlink > 1).then_some((stat.st_dev, stat.st_ino));
-        if let Some(inode) = inode.filter(|inode| !self.links.insert(*inode)) {
-            return self.emit(Item::Link { path, inode });
+        if let Some(Inode { id, .. }) = inode.filter(|inode| !self.links.insert(inode.id)) {
+            return self.emit(Item::Link { path, inode: id });
         }
         let (reply, done) = bounded(1);
         let group = self.levels.iter().rev().find_map(|level| level.git.as_ref()?.group.clone());
@@ -359,7 +403,8 @@ impl<'a> Walker<'a> {
         }
         let is_git =
             [&b"HEAD"[..], b"objects", b"refs"].iter().all(|part| names.binary_search_by(|n| n[..].cmp(part)).is_ok());
-        let listing = Arc::new(find_databases(&dir, &names));
+        let is_left_out = |name: &[u8]| path.join(name).is_ok_and(|path| self.options.exclude.matches(&path));
+        let listing = Arc::new(find_databases(&dir, &names, &is_left_out));
         let mut todo: VecDeque<Step> = names.into_iter().map(Step::Name).collect();
         let git = is_git.then(|| {
             todo.retain(|step| !matches!(step, Step::Name(name) if name == b"objects"));
@@ -392,8 +437,7 @@ impl<'a> Walker<'a> {
         let mut held = self.held.pop().unwrap_or_default();
         if let Some(git) = &mut level.git {
             git.group = None;
-            // Nothing is ever sent: this ends when the last job has dropped its sender.
-            let _ = git.finished.recv();
+            self.visitor.wait(&git.finished)?;
             let split = held.partition_point(|item| *item.path() < objects);
             git.after = held.split_off(split);
         }
@@ -426,9 +470,12 @@ impl<'a> Walker<'a> {
         let rest = std::mem::take(&mut parent.todo);
         let path = parent.path.clone();
         for step in rest {
-            if let Step::Name(name) = step {
-                let reason = format!("its directory was moved away while {child_path:?} was read");
-                self.emit(missing(path.join(&name)?, Kind::File, &reason))?;
+            match step {
+                Step::Name(name) => {
+                    let reason = format!("its directory was moved away while {child_path:?} was read");
+                    self.emit(missing(path.join(&name)?, Kind::File, &reason))?;
+                }
+                Step::GitRefsRead => self.git_refs_read()?,
             }
         }
         Ok(())
@@ -436,6 +483,8 @@ impl<'a> Walker<'a> {
 }
 
 fn missing(path: EntryPath, kind: Kind, reason: &str) -> Item {
+    // A link without a target is no valid link.
+    let kind = if kind == Kind::Symlink { Kind::File } else { kind };
     let mut entry = Entry::new(path, kind);
     entry.missing = Some(reason.to_owned());
     Item::Entry(Box::new(entry), None)

@@ -111,7 +111,13 @@ pub(super) fn run(args: &InitArgs, session: &Session<'_>, out: &mut Output) -> R
         let keys = Keys::first(store_id.clone(), now, recipients.texts(), vec![signing_key.signer().to_string()]);
         store_keys(session, &store, &keys, &signing_key)?;
         let descriptor = serde_json::to_vec_pretty(&Descriptor::new(store_id, now)).map_err(std::io::Error::from)?;
-        put(session, &store, layout::DESCRIPTOR, descriptor)?;
+        put(session, &store, layout::DESCRIPTOR, descriptor.clone())?;
+        // All descriptors have one size, so another `init` at the same moment shows only in the content.
+        let stored = session.block(store.get(layout::DESCRIPTOR));
+        if stored.is_ok_and(|stored| stored != descriptor) {
+            return Err(Error::usage(format!("another init created {} at the same moment", store.location()))
+                .hint("use the keys that it printed"));
+        }
     }
     out.result(&report, |_| render(&report))?;
     Ok(ExitCode::Ok)
@@ -125,7 +131,7 @@ fn refuse_occupied(session: &Session<'_>, store: &Store) -> Result<()> {
             .hint("use it as it is, or change its keys with `opsctl keys`"));
     }
     Err(Error::usage(format!("{} is not empty: it holds {}", store.location(), first.key))
-        .hint("choose a prefix that nothing else uses"))
+        .hint("choose a prefix that nothing else uses; if an init was interrupted here, delete what is in keys/ first"))
 }
 
 /// The signing key that was named, or a new one with the text to write.

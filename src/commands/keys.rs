@@ -16,7 +16,7 @@ use crate::archive::layout;
 use crate::archive::receipt::SnapshotId;
 use crate::archive::signature::{Signer, SigningKey};
 use crate::config::args::{SigningKeyArgs, TrustArgs};
-use crate::repository::Purpose;
+use crate::repository::{Purpose, Repository};
 use crate::ui::{self, Output};
 use crate::{Error, ExitCode, Result};
 
@@ -176,7 +176,13 @@ fn amend(
     let object = if args.dry_run {
         layout::keys_object(next.seq, next.write()?.0)
     } else {
-        store_keys(session, reading.repository.store(), &next, &signing_key)?
+        let object = store_keys(session, reading.repository.store(), &next, &signing_key)?;
+        let after = session.block(Repository::open(reading.repository.store().clone(), &reading.options))?;
+        if after.keys().is_none_or(|(hash, _)| layout::keys_object(next.seq, *hash) != object) {
+            return Err(Error::new(ExitCode::Busy, "another change of the keys came first; this one does not count")
+                .hint("look at `opsctl keys list`, then make the change again"));
+        }
+        object
     };
     report(out, &object, &next, args.dry_run)
 }

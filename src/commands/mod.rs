@@ -17,8 +17,10 @@ mod restore;
 mod show;
 mod snapshot;
 
+use std::time::Duration;
+
 use clap::{Parser, Subcommand};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cancel::Cancel;
@@ -95,18 +97,31 @@ pub fn dispatch(cli: Cli, settings: &Settings, out: &mut Output) -> Result<ExitC
     }
 }
 
+/// How long after a signal a command may take to end by itself.
+const LAST_RESORT: Duration = Duration::from_millis(1800);
+
 /// What a command that touches the world works with.
 pub(crate) struct Session<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) environment: Environment,
-    pub(crate) runtime: Runtime,
+    runtime: Option<Runtime>,
+    pub(crate) handle: Handle,
     pub(crate) cancel: Cancel,
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        // Started lookups of names and writes to slow disks are not waited for.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(Duration::from_millis(100));
+        }
+    }
 }
 
 impl<'a> Session<'a> {
     /// Starts the network runtime and begins to listen for SIGINT and SIGTERM.
     fn start(settings: &'a Settings) -> Result<Self> {
-        raise_open_files();
+        set_limits();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let cancel = Cancel::default();
         let (mut interrupt, mut terminate) = {
@@ -117,11 +132,16 @@ impl<'a> Session<'a> {
         runtime.spawn(async move {
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
             asked.cancel();
-            // Whoever asks twice does not want to wait for a clean end.
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            // Everything is safe to be cut off at any point; what does not end by itself (a read from standard
+            // input, a long hash) is ended. So is everything when asked twice.
+            let again = async {
+                tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            };
+            let _ = tokio::time::timeout(LAST_RESORT, again).await;
             std::process::exit(ExitCode::Interrupted.code().into());
         });
-        Ok(Self { settings, environment: Environment::process(), runtime, cancel })
+        let handle = runtime.handle().clone();
+        Ok(Self { settings, environment: Environment::process(), runtime: Some(runtime), handle, cancel })
     }
 
     /// The store that the settings name.
@@ -131,7 +151,7 @@ impl<'a> Session<'a> {
 
     /// Runs network work until it is done or the command is stopped.
     fn block<T, E: Into<crate::Error>>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T> {
-        self.runtime.block_on(self.cancel.guard(work))
+        self.handle.block_on(self.cancel.guard(work))
     }
 }
 
@@ -149,12 +169,15 @@ impl Progress for Bar {
     }
 }
 
-/// Deep trees and files that arrive in pieces keep many descriptors open; the soft limit is often 1,024.
-fn raise_open_files() {
+/// Deep trees and files that arrive in pieces keep many descriptors open, and the soft limit is often 1,024.
+/// Keys must not end up in a core dump.
+fn set_limits() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
+    let files = getrlimit(Resource::Nofile);
     // Without more descriptors everything still works, only large cases fail, and then say so.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum });
+    // Lowering a limit is always allowed.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
 }
 
 /// The JSON Schema of every document that `--json` gives, by the name of its command.

@@ -22,6 +22,8 @@ pub(super) struct ReadArgs {
 /// An opened store and the keys to read it.
 pub(super) struct Reading {
     pub(super) repository: Repository,
+    /// What it was opened with.
+    pub(super) options: TrustOptions,
     identities: Option<Identities>,
 }
 
@@ -46,7 +48,7 @@ impl Reading {
         for warning in repository.warnings() {
             ui::warn(warning);
         }
-        Ok(Self { repository, identities })
+        Ok(Self { repository, options, identities })
     }
 
     /// The identities, if any were given.

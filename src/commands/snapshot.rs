@@ -1,7 +1,7 @@
 //! `opsctl snapshot`: capture a folder into the store.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
@@ -132,7 +132,7 @@ pub(super) fn run(args: &SnapshotArgs, session: &Session<'_>, out: &mut Output) 
     let bar = progress.start("reading", None);
     let request = SnapshotRequest {
         store: &store,
-        runtime: session.runtime.handle(),
+        runtime: &session.handle,
         signing_key: &signing_key,
         keys: HostConfig {
             pins,
@@ -144,7 +144,7 @@ pub(super) fn run(args: &SnapshotArgs, session: &Session<'_>, out: &mut Output) 
             not_ours: not_ours(profile.not_ours.clone()),
             recoverable: recoverable.into_iter().map(|p| Ok(EntryPath::new(p.into_bytes())?)).collect::<Result<_>>()?,
             exclude,
-            own: own_directories(&state_dir, &store),
+            own: store_directory(&store).into_iter().collect(),
             cross_file_systems: args.cross_file_systems,
             rescan: args.rescan,
             root,
@@ -204,22 +204,27 @@ fn not_ours(mut names: Vec<String>) -> Vec<String> {
     names
 }
 
-/// Folders that must not become part of the snapshot although they may lie below the root.
-fn own_directories(state_dir: &Path, store: &Store) -> Vec<(u64, u64)> {
+/// A store in a folder must not become part of the snapshot although it may lie below the root.
+fn store_directory(store: &Store) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt as _;
     let url = store.location().to_string();
-    let store_dir = url.strip_prefix("file://").map(PathBuf::from);
-    let identify = |path: &Path| path.metadata().ok().map(|m| (m.dev(), m.ino()));
-    identify(state_dir).into_iter().chain(store_dir.as_deref().and_then(identify)).collect()
+    let metadata = std::fs::metadata(url.strip_prefix("file://")?).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
+/// The versions that the service tells. A service that does not answer is no reason to go without a backup.
 fn versions(args: &SnapshotArgs, session: &Session<'_>) -> Result<Option<BTreeMap<String, String>>> {
     let Some(url) = &args.service_url else {
         ui::say("no --service-url: the versions of the service are not recorded");
         return Ok(None);
     };
-    let versions = session.block(service::versions(url)).context(|| format!("asking {url} for its versions"))?;
-    Ok(Some(versions))
+    match session.block(service::versions(url)) {
+        Err(e) if e.code() == ExitCode::Failed => {
+            ui::warn(format!("the versions of the service are not recorded: {}", e.full_message()));
+            Ok(None)
+        }
+        other => Ok(Some(other.context(|| format!("asking {url} for its versions"))?)),
+    }
 }
 
 fn report(outcome: Outcome, duration_seconds: f64) -> SnapshotReport {

@@ -23,10 +23,15 @@ struct Light<'a> {
     size: u64,
     #[serde(default)]
     holes: Vec<(u64, u64)>,
+    missing: Option<serde::de::IgnoredAny>,
+    excluded: Option<serde::de::IgnoredAny>,
     #[serde(borrow)]
     path: Option<Cow<'a, str>>,
     #[serde(borrow)]
     path_b64: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    hardlink: Option<Cow<'a, str>>,
+    sha256: Option<Hash>,
     #[serde(default)]
     extents: Vec<Extent>,
     #[serde(default)]
@@ -55,6 +60,10 @@ pub struct SavedLine {
     pub kind: Kind,
     /// Bytes of content, holes not counted.
     pub data_len: u64,
+    /// SHA-256 of a file's content.
+    pub sha256: Option<Hash>,
+    /// The hard-link group.
+    pub hardlink: Option<String>,
 }
 
 /// The previous tree, indexed by path: 24 bytes a file.
@@ -66,7 +75,7 @@ pub struct Previous {
 
 pub(super) fn path_key(path: &EntryPath) -> u64 {
     let hash = Hash::of(path.as_bytes()).0;
-    hash.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte))
+    hash.iter().take(8).fold(0, |key, byte| (key << 8) | u64::from(*byte))
 }
 
 impl Previous {
@@ -87,30 +96,35 @@ impl Previous {
         }
         let (kind, holes) = (light.kind, light.holes.iter().map(|(_, len)| len).sum::<u64>());
         let data_len = light.size.saturating_sub(holes);
-        Some(SavedLine { local, local_text, entry, listed, kind, data_len })
+        let (sha256, hardlink) = (light.sha256, light.hardlink.map(Cow::into_owned));
+        Some(SavedLine { local, local_text, entry, listed, kind, data_len, sha256, hardlink })
     }
 }
 
-/// The path of a manifest line.
+/// What a manifest line says, as far as the line may be used again.
+#[derive(Debug)]
+pub struct Parts {
+    /// The path.
+    pub path: EntryPath,
+    /// True if others may lie below it.
+    pub is_open_dir: bool,
+    /// Every extent: those in the line, and those it refers to.
+    pub extents: Vec<Extent>,
+}
+
+/// Takes a line apart; `listed` are the full extents of a line that only refers to them.
 ///
 /// # Errors
 /// When the line is not what this program wrote.
-pub fn line_path(entry: &str) -> Result<EntryPath> {
-    let light: Light<'_> = serde_json::from_str(entry).map_err(io::Error::from)?;
-    light.path().ok_or_else(|| Error::integrity("a line of the draft has no path"))
-}
-
-/// The extents of a saved line: the ones written into it, and the ones it refers to.
-///
-/// # Errors
-/// When the line is not what this module wrote.
-pub fn line_extents(entry: &str, listed: &str) -> Result<Vec<Extent>> {
+pub fn line_parts(entry: &str, listed: &str) -> Result<Parts> {
     let damaged = |e| Error::new(ExitCode::Failed, "a line of the state is damaged").because(io::Error::from(e));
     let light: Light<'_> = serde_json::from_str(entry).map_err(damaged)?;
-    let mut all = light.extents;
-    all.extend(light.extent_list);
+    let path = light.path().ok_or_else(|| Error::integrity("a line of the state has no path"))?;
+    let is_open_dir = light.kind == Kind::Dir && light.missing.is_none() && light.excluded.is_none();
+    let mut extents = light.extents;
+    extents.extend(light.extent_list);
     if !listed.is_empty() {
-        all.extend(serde_json::from_str::<Vec<Extent>>(listed).map_err(damaged)?);
+        extents.extend(serde_json::from_str::<Vec<Extent>>(listed).map_err(damaged)?);
     }
-    Ok(all)
+    Ok(Parts { path, is_open_dir, extents })
 }

@@ -12,7 +12,7 @@ pub struct Local {
     pub mtime: (i64, i64),
     /// Change time.
     pub ctime: (i64, i64),
-    /// When reading began, by this host's clock.
+    /// When the run that read it had the file system write out what was dirty, by this host's clock.
     pub read: (i64, i32),
     /// The same of a database's `-wal`; `None` if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,7 +38,7 @@ const fn times(stat: &Stat) -> ((i64, i64), (i64, i64)) {
 }
 
 impl Local {
-    /// The local columns of a file that is read now.
+    /// The local columns of a file that a run reads which began at `read`.
     #[must_use]
     pub fn new(stat: &Stat, read: jiff::Timestamp, wal: Option<Side>, journal: Option<Side>) -> Self {
         let (mtime, ctime) = times(stat);
@@ -48,13 +48,14 @@ impl Local {
 
     /// True if a file that looks like `now` is the one recorded here, unchanged since it was read.
     ///
-    /// A change in the same clock tick as the reading would not show, so everything must have been
-    /// at rest for two seconds when it was read.
+    /// A change in the same clock tick as the reading would not show, nor one through a memory mapping to
+    /// a page that is dirty already. So everything must have been at rest for two seconds when the run
+    /// that read it began and had dirty pages written out: a later change to a clean page shows.
     #[must_use]
     pub fn is_unchanged(&self, now: &Self) -> bool {
         let same = (self.id, self.mtime, self.ctime, self.wal, self.journal)
             == (now.id, now.mtime, now.ctime, now.wal, now.journal);
-        let rested = |ctime: (i64, i64)| (ctime.0 + 2, ctime.1) < (self.read.0, i64::from(self.read.1));
+        let rested = |ctime: (i64, i64)| (ctime.0.saturating_add(2), ctime.1) < (self.read.0, i64::from(self.read.1));
         same && rested(self.ctime) && [self.wal, self.journal].iter().flatten().all(|s| rested(s.2) && rested(s.3))
     }
 }

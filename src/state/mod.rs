@@ -16,27 +16,33 @@ mod local;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
 use lines::path_key;
-pub use lines::{Previous, SavedLine, line_extents, line_path};
+pub use lines::{Parts, Previous, SavedLine, line_parts};
 pub use local::{Local, Side, side};
 
 use crate::archive::entry::{Extent, FrameRef};
 use crate::archive::hash::{Hash, Hasher};
 use crate::archive::packlist::PackLine;
+use crate::cancel::Cancel;
 use crate::{Context as _, Error, ExitCode, Result};
 use index::ChunkIndex;
 
 /// The locked state directory of one host.
 #[derive(Debug)]
 pub struct StateDir {
+    /// For messages, and for tools that need a name of their own.
     path: PathBuf,
+    /// The directory by its descriptor.
+    base: PathBuf,
+    dir: Arc<OwnedFd>,
     /// Held for its lock.
     _lock: File,
 }
@@ -45,19 +51,22 @@ impl StateDir {
     /// Creates the directory if need be and takes its lock.
     ///
     /// # Errors
-    /// Exit 11 if another process holds the lock.
+    /// Exit 11 if another process holds the lock, exit 2 if the directory could be somebody else's.
     pub fn lock(path: &Path) -> Result<Self> {
+        let unusable = || format!("cannot use the state directory {}", path.display());
+        let elsewhere = |e: io::Error| Error::from(e).hint("give another place with --state-dir");
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-        if made.is_ok() {
-            refuse_foreign(path)?;
+        match made {
+            // A link to nowhere, or a file: said below, by what it is.
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(elsewhere(e)).context(unusable),
+            _ => {}
         }
-        let make = || -> io::Result<File> {
-            made?;
-            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock"))
-        };
-        let lock =
-            make().map_err(|e| Error::from(e).hint("give another place with --state-dir if this one is read-only"));
-        let lock = lock.context(|| format!("cannot use the state directory {}", path.display()))?;
+        let dir = open_own(path)?;
+        // From here on the directory is meant by its descriptor: whoever may rename it away and put a
+        // link in its place, such as the owner of the captured tree, changes nothing.
+        let base = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+        let options = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(base.join("lock"));
+        let lock = options.map_err(elsewhere).context(unusable)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -67,10 +76,18 @@ impl StateDir {
             }
             Err(e) => return Err(e).context(|| format!("cannot lock {}", path.display())),
         }
-        let state = Self { path: path.to_owned(), _lock: lock };
         // Copies of databases that a killed run left behind.
-        let _ = fs::remove_dir_all(state.path.join("scratch"));
-        Ok(state)
+        let _ = fs::remove_dir_all(base.join("scratch"));
+        Ok(Self { path: path.to_owned(), base, dir: Arc::new(dir), _lock: lock })
+    }
+
+    /// Device and inode, by which a walk recognises it.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn id(&self) -> Result<(u64, u64)> {
+        let stat = rustix::fs::fstat(&*self.dir)?;
+        Ok((stat.st_dev, stat.st_ino))
     }
 
     /// A directory for temporary copies, made on demand.
@@ -79,11 +96,7 @@ impl StateDir {
     /// When it cannot be made.
     pub fn scratch(&self) -> Result<PathBuf> {
         let path = self.path.join("scratch");
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .context(|| format!("cannot make {}", path.display()))?;
+        make_dir(&self.base.join("scratch")).context(|| format!("cannot make {}", path.display()))?;
         Ok(path)
     }
 
@@ -92,33 +105,46 @@ impl StateDir {
     /// # Errors
     /// When it cannot be made.
     pub fn source(&self, store_id: &str, source: &str) -> Result<SourceState> {
-        let dir = self.path.join(store_id).join(source);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .context(|| format!("cannot make {}", dir.display()))?;
-        Ok(SourceState { dir })
+        let below = Path::new(store_id).join(source);
+        let dir = self.base.join(&below);
+        make_dir(&dir).context(|| format!("cannot make {}", self.path.join(&below).display()))?;
+        Ok(SourceState { dir, _open: Arc::clone(&self.dir) })
     }
 }
 
-/// Whoever owns the captured tree could plant a link or a folder of theirs where the state is expected,
-/// and have the files of a more powerful user written elsewhere.
-fn refuse_foreign(path: &Path) -> Result<()> {
-    use std::os::unix::fs::MetadataExt as _;
-    let found = fs::symlink_metadata(path)?;
-    if found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() {
-        return Ok(());
+fn make_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Opens a directory that nobody else can have planted: no link, owned by the running user, writable by
+/// no other.
+fn open_own(path: &Path) -> Result<OwnedFd> {
+    let refuse = |what: &str| {
+        Error::usage(format!("the state directory {} {what}", path.display()))
+            .hint("run as its owner, or give another place with --state-dir")
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(dir) => dir,
+        Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => return Err(refuse("is not a directory")),
+        Err(e) => return Err(e).context(|| format!("cannot open the state directory {}", path.display())),
+    };
+    let stat = rustix::fs::fstat(&dir)?;
+    if stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(refuse("belongs to another user"));
     }
-    let what = if found.is_dir() { "belongs to another user" } else { "is not a directory" };
-    Err(Error::usage(format!("the state directory {} {what}", path.display()))
-        .hint("run as its owner, or give another place with --state-dir"))
+    if stat.st_mode & 0o022 != 0 {
+        return Err(refuse("may be written by other users"));
+    }
+    Ok(dir)
 }
 
 /// The state of one source in one store.
 #[derive(Clone, Debug)]
 pub struct SourceState {
     dir: PathBuf,
+    /// Keeps `dir`, which is named by this descriptor, in place.
+    _open: Arc<OwnedFd>,
 }
 
 /// One line of `pending`: a pack that was stored, and what is in it.
@@ -134,9 +160,11 @@ impl SourceState {
     }
 
     /// Loads the last tree and the packs stored since. `usable` says of a pack whether it may be reused.
-    #[must_use]
-    pub fn load(&self, index: &ChunkIndex, usable: &dyn Fn(&PackLine) -> bool) -> Previous {
-        let previous = self.load_tree(index, usable).unwrap_or_else(|e| {
+    ///
+    /// # Errors
+    /// Only [`Error::interrupted`].
+    pub fn load(&self, index: &ChunkIndex, usable: &dyn Fn(&PackLine) -> bool, cancel: &Cancel) -> Result<Previous> {
+        let previous = self.load_tree(index, usable, cancel).unwrap_or_else(|e| {
             if e.kind() != io::ErrorKind::NotFound {
                 tracing::warn!("the saved state is not usable, everything is read again: {e}");
             }
@@ -145,16 +173,25 @@ impl SourceState {
         // A line cut short by a crash ends the list; what stands before it is good.
         let _ = self.load_pending(index, usable);
         index.loaded();
-        previous
+        cancel.check()?;
+        Ok(previous)
     }
 
-    fn load_tree(&self, index: &ChunkIndex, usable: &dyn Fn(&PackLine) -> bool) -> io::Result<Previous> {
+    fn load_tree(
+        &self,
+        index: &ChunkIndex,
+        usable: &dyn Fn(&PackLine) -> bool,
+        cancel: &Cancel,
+    ) -> io::Result<Previous> {
         self.verify_tree()?;
         let file = File::open(self.path("tree"))?;
         let mut lines = HashMap::new();
         let mut offset = 0_u64;
         for line in BufReader::with_capacity(1 << 20, &file).split(b'\n') {
             let line = line?;
+            if cancel.is_cancelled() {
+                break;
+            }
             let (kind, rest) = line.split_at(line.len().min(2));
             let rest = std::str::from_utf8(rest).map_err(io::Error::other)?;
             match kind {
@@ -168,12 +205,11 @@ impl SourceState {
                 b"E\t" => {
                     let mut columns = rest.splitn(3, '\t').skip(1);
                     let entry = columns.next().unwrap_or_default();
-                    let extents = line_extents(entry, columns.next().unwrap_or_default()).map_err(io::Error::other)?;
-                    add_extents(index, &extents);
-                    let reusable = extents.iter().all(|x| index.pack_number(x.pack).is_some());
-                    if let Some(path) = line_path(entry).ok().filter(|_| reusable) {
+                    let parts = line_parts(entry, columns.next().unwrap_or_default()).map_err(io::Error::other)?;
+                    add_extents(index, &parts.extents);
+                    if parts.extents.iter().all(|x| index.pack_number(x.pack).is_some()) {
                         let len = u32::try_from(rest.len()).map_err(io::Error::other)?;
-                        lines.insert(path_key(&path), (offset + 2, len));
+                        lines.insert(path_key(&parts.path), (offset + 2, len));
                     }
                 }
                 _ => {}
@@ -218,7 +254,11 @@ impl SourceState {
     /// # Errors
     /// When it cannot be written.
     pub fn pending(&self) -> Result<Pending> {
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(self.path("pending"))?;
+        let path = self.path("pending");
+        let file = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)?;
+        // A line that a crash cut short would swallow the next one.
+        let whole = whole_lines(&file)?;
+        file.set_len(whole)?;
         Ok(Pending(Mutex::new(file)))
     }
 
@@ -278,6 +318,18 @@ impl SourceState {
     }
 }
 
+/// Bytes up to and including the last newline.
+fn whole_lines(mut file: &File) -> io::Result<u64> {
+    let (mut reader, mut whole, mut line) = (BufReader::new(&mut file), 0, Vec::new());
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        if line.ends_with(b"\n") {
+            whole += line.len() as u64;
+        }
+        line.clear();
+    }
+    Ok(whole)
+}
+
 fn add_extents(index: &ChunkIndex, extents: &[Extent]) {
     for extent in extents {
         if let Some(number) = index.pack_number(extent.pack) {
@@ -308,17 +360,7 @@ impl Pending {
 #[derive(Debug)]
 pub struct TreeWriter {
     out: BufWriter<File>,
-    hasher: Hasher0,
-}
-
-/// A hasher with a `Debug` that says nothing.
-#[derive(Default)]
-struct Hasher0(Hasher);
-
-impl std::fmt::Debug for Hasher0 {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Hasher")
-    }
+    hasher: Hasher,
 }
 
 impl TreeWriter {
@@ -327,12 +369,12 @@ impl TreeWriter {
     /// # Errors
     /// When it cannot be written.
     pub fn new(state: &SourceState) -> Result<Self> {
-        Ok(Self { out: BufWriter::with_capacity(1 << 20, state.create("tree.next")?), hasher: Hasher0::default() })
+        Ok(Self { out: BufWriter::with_capacity(1 << 20, state.create("tree.next")?), hasher: Hasher::default() })
     }
 
     fn line(&mut self, parts: &[&[u8]]) -> io::Result<()> {
         for part in parts.iter().chain(&[&b"\n"[..]]) {
-            self.hasher.0.update(part);
+            self.hasher.update(part);
             self.out.write_all(part)?;
         }
         Ok(())
@@ -367,10 +409,10 @@ impl TreeWriter {
     /// # Errors
     /// When it cannot be written.
     pub fn finish(mut self) -> Result<()> {
-        let end = format!("Z\t{}\n", self.hasher.0.finish());
+        let end = format!("Z\t{}\n", self.hasher.finish());
         self.out.write_all(end.as_bytes())?;
         let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
-        // Unlike the tree, the order against the receipt matters: it is on disk before that is stored.
+        // On disk before the receipt is stored: adopting it later must not find it cut short.
         Ok(file.sync_all()?)
     }
 }

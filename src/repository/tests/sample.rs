@@ -63,7 +63,12 @@ impl Sample {
         let backend = Arc::new(InMemory::new());
         let store = Store::from_backend(Location::parse("memory://").unwrap(), backend.clone())
             .with_retry(RetryPolicy::never());
-        let keys = Keys::first("store-1".into(), now(), vec![public.clone()], vec![signer.signer().to_string()]);
+        let keys = Keys::first(
+            "11111111111111111111111111111111".into(),
+            now(),
+            vec![public.clone()],
+            vec![signer.signer().to_string()],
+        );
         let mut sample = Self {
             backend,
             store,
@@ -77,7 +82,8 @@ impl Sample {
             pack_size: 1 << 20,
             max_children: 128,
         };
-        let descriptor = serde_json::to_vec(&Descriptor::new("store-1".into(), now())).unwrap();
+        let descriptor =
+            serde_json::to_vec(&Descriptor::new("11111111111111111111111111111111".into(), now())).unwrap();
         sample.put(layout::DESCRIPTOR, descriptor).await;
         sample.put_keys(|_| ()).await;
         sample

@@ -133,12 +133,12 @@ async fn a_receipt_of_another_source_or_store_does_not_count() {
         sample.put(&format!("{production}{end}"), sample.get(&format!("{staging}{end}")).await).await;
     }
     let mut foreign = third(&mut sample, &ids[1]).await;
-    foreign.store_id = "store-2".into();
+    foreign.store_id = "22222222222222222222222222222222".into();
     let id = sample.commit(&foreign, &sample.signer).await;
     let listing = listing(&sample).await;
     assert_eq!(listing.problems.len(), 1);
     assert!(listing.problems[0].reason.contains("\"web\"") && !listing.problems[0].future_format);
-    assert!(reason(&listing, id.as_str()).contains("store-2"));
+    assert!(reason(&listing, id.as_str()).contains("22222222222222222222222222222222"));
     assert_eq!(latest(&listing).unwrap(), ids[1], "neither is chosen, and the copy is no source of its own");
 }
 
@@ -275,7 +275,7 @@ async fn an_empty_place_is_no_store_and_a_damaged_descriptor_is_a_warning() {
     let (sample, ids) = two().await;
     sample.put(layout::DESCRIPTOR, b"{".to_vec()).await;
     let repository = sample.open().await;
-    assert_eq!(repository.store_id(), Some("store-1"));
+    assert_eq!(repository.store_id(), Some("11111111111111111111111111111111"));
     assert!(repository.warnings()[0].contains(layout::DESCRIPTOR));
     assert_eq!(latest(&listing(&sample).await).unwrap(), ids[1]);
     sample.delete(layout::DESCRIPTOR).await;

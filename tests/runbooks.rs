@@ -1,0 +1,160 @@
+//! Every command of the runbooks runs: the `sh` blocks of each, from top to bottom, in one shell.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
+mod support;
+
+#[path = "support/cycle.rs"]
+mod cycle;
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use cycle::{SOURCE, Site, run};
+use support::tree::{Tree, assert_equal};
+use support::{TestDir, clean_env};
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The fenced blocks of a language, each with the line that it begins on.
+fn blocks(text: &str, language: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let mut open: Option<(String, usize, String)> = None;
+    for (at, line) in text.lines().enumerate() {
+        match (&mut open, line.trim().strip_prefix("```")) {
+            (None, Some(language)) => open = Some((language.trim().to_owned(), at + 2, String::new())),
+            (None, None) => {}
+            (Some(_), Some("")) => found.extend(open.take()),
+            (Some((_, _, content)), _) => {
+                content.push_str(line);
+                content.push('\n');
+            }
+        }
+    }
+    assert!(open.is_none(), "a block does not end");
+    found.into_iter().filter(|(of, ..)| of == language).map(|(_, at, content)| (at, content)).collect()
+}
+
+/// Runs all `sh` blocks of a runbook in a folder, where `runbooks/` is that of the repository, and returns what they said.
+fn run_blocks(name: &str, dir: &TestDir, variables: &[(&str, String)]) -> String {
+    let text = std::fs::read_to_string(repository().join("runbooks").join(name)).unwrap();
+    let blocks = blocks(&text, "sh");
+    assert!(!blocks.is_empty(), "{name} has no sh block");
+    let mut script = String::from("set -eu\n");
+    for (at, block) in &blocks {
+        script.push_str(&format!("echo '=== {name}:{at}'\n{block}"));
+    }
+    script.push_str("echo '=== all done'\n");
+    let work = dir.mkdir("work");
+    symlink(repository().join("runbooks"), work.join("runbooks")).unwrap();
+    let bin = dir.mkdir("bin");
+    symlink(env!("CARGO_BIN_EXE_opsctl"), bin.join("opsctl")).unwrap();
+    let path =
+        std::env::join_paths(std::iter::once(bin).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())))
+            .unwrap();
+
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]).current_dir(&work).env_clear().envs(clean_env()).env("PATH", path);
+    command.envs(variables.iter().map(|(name, value)| (name, value))).stdin(Stdio::null());
+    // Ends when the last process that a block left behind has closed its end.
+    let output = command.output().unwrap();
+    let said = format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("=== all done"), "{name}: {}\n{said}", output.status);
+    said
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+fn sample_data(dir: &TestDir) -> PathBuf {
+    let data = dir.join("data");
+    run(Command::new("cp").arg("-r").arg(repository().join("fixtures/data")).arg(&data));
+    data
+}
+
+#[test]
+fn scheduled_backups() {
+    let dir = TestDir::new();
+    let data = sample_data(&dir);
+    let variables = [
+        ("STORE", dir.file_url("store")),
+        ("SECOND_STORE", dir.file_url("second")),
+        ("SOURCE", SOURCE.to_owned()),
+        ("DATA", text(&data)),
+        ("KEYS", text(&dir.mkdir("keys"))),
+    ];
+    let said = run_blocks("scheduled-backups.md", &dir, &variables);
+    assert!(!said.contains("AGE-SECRET-KEY"), "{said}");
+    let receipts = |store: &str| {
+        let names = std::fs::read_dir(dir.join(store).join("snapshots").join(SOURCE)).unwrap();
+        names.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|end| end == "json")).count()
+    };
+    // One by hand, the others of the entry point, which ended with its service.
+    assert!(receipts("store") >= 2, "{said}");
+    assert_eq!(receipts("second"), 1);
+    assert!(said.contains("\ntrue\n"), "the newest is recent: {said}");
+    let recoverable = |path: &[u8]| path.starts_with(b"sidecars");
+    let data = Tree::read(&data).without(recoverable);
+    assert_equal(&data, &Tree::read(&dir.join("work/restored")).without(recoverable));
+    assert!(!dir.join("work/restored/sidecars").exists());
+}
+
+#[test]
+fn break_glass() {
+    let site = Site::new();
+    let data = sample_data(&site.dir);
+    site.snapshot(&data);
+    let fill = data.join("workspace/later.txt");
+    std::fs::write(fill, "later\n").unwrap();
+    // Something that the script lists and does not restore.
+    rustix::fs::setxattr(data.join("workspace"), "user.note", b"value", rustix::fs::XattrFlags::empty()).unwrap();
+    site.snapshot(&data);
+    let new = site.dir.join("glass");
+    let variables = [
+        ("STORE", text(&site.store())),
+        ("SOURCE", SOURCE.to_owned()),
+        ("IDENTITY", text(&site.identity())),
+        ("SIGNER", site.signer()),
+        ("NEWDIR", text(&new)),
+    ];
+    let said = run_blocks("break-glass.md", &site.dir, &variables);
+    assert!(said.contains("extended attributes: user.note"), "{said}");
+    let mut data = Tree::read(&data);
+    data.0.values_mut().for_each(|entry| entry.xattrs.clear());
+    assert_equal(&data, &Tree::read(&new));
+}
+
+#[test]
+fn every_runbook_is_tested() {
+    let names = std::fs::read_dir(repository().join("runbooks")).unwrap();
+    let names: BTreeSet<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let books: Vec<_> = names.iter().filter(|name| name.ends_with(".md")).map(String::as_str).collect();
+    assert_eq!(books, ["break-glass.md", "scheduled-backups.md"], "a new runbook needs a test above");
+    for book in books {
+        let text = std::fs::read_to_string(repository().join("runbooks").join(book)).unwrap();
+        let other = ["bash", "shell", "console", ""].iter().flat_map(|language| blocks(&text, language));
+        let lines: Vec<usize> = other.map(|(at, _)| at).collect();
+        assert!(lines.is_empty(), "{book}: commands stand in sh blocks, which run here, all else in text: {lines:?}");
+    }
+}
+
+#[test]
+fn the_scheduler_s_table_has_every_exit_code_of_a_snapshot() {
+    let text = std::fs::read_to_string(repository().join("runbooks/scheduled-backups.md")).unwrap();
+    let help = String::from_utf8(support::opsctl().args(["snapshot", "--help"]).output().unwrap().stdout).unwrap();
+    let codes = help.split("Exit codes:").nth(1).unwrap().split("\n\n").next().unwrap();
+    let mut words = codes.split(|c: char| !c.is_ascii_alphanumeric()).filter_map(|word| word.parse::<u8>().ok());
+    assert_eq!(words.next(), Some(0));
+    for code in words {
+        assert!(text.contains(&format!("\n| {code} | ")), "{code} is not explained");
+    }
+}
