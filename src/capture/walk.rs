@@ -6,17 +6,23 @@
 //! * Each path below the root is emitted exactly once, in manifest order: read, reused, recorded,
 //!   excluded or missing. Nothing is silently left out but the paths that are never ours.
 //! * Of a git repository everything but `objects` is read to its end before `objects` is listed, so
-//!   every object that a captured ref, reflog or index names is there.
+//!   every object that a captured ref, reflog or index names is there. Below `objects`, `info` comes
+//!   first (a commit-graph names commits too), and loose objects are read to their end before `pack` is
+//!   listed: a repack that takes a loose object away has put it into a pack before.
+
+mod git;
 
 use std::collections::{HashSet, VecDeque};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, bounded};
 use jiff::Timestamp;
 use rustix::fs::{AtFlags, Stat};
 use rustix::io::Errno;
+
+use git::{Git, Step, pass_before, take};
 
 use super::draft::link_group;
 use super::listing::{Listing, Opened, find_databases, open_all, open_dir, open_root, read_names};
@@ -131,28 +137,13 @@ struct Level {
     git: Option<Git>,
 }
 
-enum Step {
-    Name(Vec<u8>),
-    /// All other parts of a git repository are under way: wait for them.
-    GitRefsRead,
-}
-
-/// A git repository being walked.
-struct Git {
-    /// Held by each job of the first part.
-    group: Option<Sender<()>>,
-    finished: Receiver<()>,
-    /// Items that come after `objects` in manifest order.
-    after: Vec<Item>,
-}
-
 /// The walk itself.
 pub struct Walker<'a> {
     options: &'a WalkOptions,
     previous: &'a Previous,
     visitor: &'a mut dyn Visitor,
     levels: Vec<Level>,
-    /// Items of the first part of the git repositories that the walk is in, outermost first.
+    /// Items held back in the git directories that the walk is in, outermost first.
     held: Vec<Vec<Item>>,
     links: HashSet<(u64, u64)>,
     root_device: u64,
@@ -190,7 +181,8 @@ impl<'a> Walker<'a> {
         while let Some(step) = walker.next_step() {
             match step {
                 Some(Step::Name(name)) => walker.visit(&name)?,
-                Some(Step::GitRefsRead) => walker.git_refs_read()?,
+                Some(Step::Settle) => walker.settle()?,
+                Some(Step::Pass(next)) => walker.pass(&next)?,
                 None => walker.leave()?,
             }
         }
@@ -353,7 +345,7 @@ impl<'a> Walker<'a> {
     ) -> Result<()> {
         let (wal, journal) = sides.as_ref().map_or((None, None), |s| (s.wal, s.journal));
         let local = Local::new(stat, self.synced, wal, journal);
-        let names = u64::try_from(stat.st_nlink).unwrap_or(u64::MAX);
+        let names = stat.st_nlink;
         let inode = (names > 1).then_some(Inode { id: (stat.st_dev, stat.st_ino), names });
         // A state that a restore has left behind names the groups after other inodes.
         let same_group = |line: &SavedLine| line.hardlink == inode.and_then(|i| Some(link_group(i.id, line.sha256?)));
@@ -406,13 +398,17 @@ impl<'a> Walker<'a> {
         let is_left_out = |name: &[u8]| path.join(name).is_ok_and(|path| self.options.exclude.matches(&path));
         let listing = Arc::new(find_databases(&dir, &names, &is_left_out));
         let mut todo: VecDeque<Step> = names.into_iter().map(Step::Name).collect();
-        let git = is_git.then(|| {
-            todo.retain(|step| !matches!(step, Step::Name(name) if name == b"objects"));
-            todo.push_back(Step::GitRefsRead);
-            todo.push_back(Step::Name(b"objects".to_vec()));
-            let (group, finished) = bounded(0);
-            Git { group: Some(group), finished, after: Vec::new() }
-        });
+        let git = if is_git {
+            pass_before(&mut todo, b"objects");
+            Some(Git::new())
+        } else if self.is_git_objects(path) {
+            let info = take(&mut todo, b"info");
+            todo = info.into_iter().chain([Step::Settle]).chain(todo).collect();
+            pass_before(&mut todo, b"pack");
+            Some(Git::new())
+        } else {
+            None
+        };
         Ok(Level {
             path: path.clone(),
             dir: Some(Arc::new(dir)),
@@ -422,29 +418,6 @@ impl<'a> Walker<'a> {
             opened,
             git,
         })
-    }
-
-    /// True for the `objects/pack` of a repository that the walk is in.
-    fn is_git_packs(&self, path: &EntryPath) -> bool {
-        let packs = |level: &Level| Some(level.path.join(b"objects").ok()?.join(b"pack").ok()? == *path);
-        self.levels.iter().rev().take(2).any(|level| level.git.is_some() && packs(level) == Some(true))
-    }
-
-    /// Everything but `objects` was handed out: waits until it is read, then passes on what comes first.
-    fn git_refs_read(&mut self) -> Result<()> {
-        let Some(level) = self.levels.last_mut() else { return Ok(()) };
-        let objects = level.path.join(b"objects")?;
-        let mut held = self.held.pop().unwrap_or_default();
-        if let Some(git) = &mut level.git {
-            git.group = None;
-            self.visitor.wait(&git.finished)?;
-            let split = held.partition_point(|item| *item.path() < objects);
-            git.after = held.split_off(split);
-        }
-        for item in held {
-            self.emit(item)?;
-        }
-        Ok(())
     }
 
     fn leave(&mut self) -> Result<()> {
@@ -475,7 +448,8 @@ impl<'a> Walker<'a> {
                     let reason = format!("its directory was moved away while {child_path:?} was read");
                     self.emit(missing(path.join(&name)?, Kind::File, &reason))?;
                 }
-                Step::GitRefsRead => self.git_refs_read()?,
+                Step::Settle => {}
+                Step::Pass(next) => self.pass(&next)?,
             }
         }
         Ok(())
@@ -489,3 +463,6 @@ fn missing(path: EntryPath, kind: Kind, reason: &str) -> Item {
     entry.missing = Some(reason.to_owned());
     Item::Entry(Box::new(entry), None)
 }
+
+#[cfg(test)]
+mod tests;

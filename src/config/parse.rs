@@ -31,7 +31,8 @@ pub(super) fn check_store(text: &str) -> Result<(), String> {
         return Err("it holds credentials; give those by the variables of the storage service".into());
     }
     let place = if url.scheme() == "file" { url.path() } else { url.host_str().unwrap_or_default() };
-    if place.is_empty() {
+    // The bucket of `s3:///prefix` comes from the variable BUCKET, as Railway sets it.
+    if place.is_empty() && !text.trim_start().starts_with("s3:///") {
         return Err("it names no bucket or folder".into());
     }
     Ok(())
@@ -107,10 +108,12 @@ mod tests {
 
     #[test]
     fn stores() {
-        for good in ["file:///var/backups", "s3://bucket", "s3://bucket/prefix", "gs://b/p", "az://container/p"] {
+        for good in
+            ["file:///var/backups", "s3://bucket", "s3://bucket/prefix", "s3:///p", "gs://b/p", "az://container/p"]
+        {
             assert_eq!(check_store(good), Ok(()), "{good}");
         }
-        for bad in ["", "/var/backups", "http://x/y", "s3://", "s3:bucket", "s3://key:hunter2@bucket"] {
+        for bad in ["", "/var/backups", "http://x/y", "s3://", "s3:bucket", "s3://key:hunter2@bucket", "gs:///prefix"] {
             let why = check_store(bad).unwrap_err();
             assert!(!why.contains("hunter2"));
         }
