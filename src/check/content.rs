@@ -18,6 +18,7 @@ use crate::repository::{FetchOptions, FetchPlan, FrameOf, Manifest, Repository, 
 use crate::{ExitCode, Result};
 
 use super::findings::Findings;
+use super::hurt::tolerate;
 use super::inventory::Inventory;
 
 /// Bytes of a file that are in memory at once.
@@ -41,15 +42,15 @@ impl Content<'_> {
     /// Checks the content of the `chosen` packs and the files that lie wholly in them.
     pub(super) async fn run(&self, chosen: &[PackLine], findings: &mut Findings) -> Result<()> {
         let mut wanted: Wanted = chosen.iter().map(|line| (line.pack, BTreeMap::new())).collect();
-        for snapshot in &self.inventory.snapshots {
+        for snapshot in self.inventory.readable(findings) {
             let collected = self.collect(snapshot, &mut wanted, findings).await;
-            tolerate(collected, snapshot, findings)?;
+            tolerate(self.repository, self.inventory, snapshot, collected, findings)?;
         }
         let longer = self.packs(chosen, &wanted, findings).await?;
         let mut proved = HashSet::new();
-        for snapshot in &self.inventory.snapshots {
+        for snapshot in self.inventory.readable(findings) {
             let checked = self.files(snapshot, &wanted, &longer, &mut proved, findings).await;
-            tolerate(checked, snapshot, findings)?;
+            tolerate(self.repository, self.inventory, snapshot, checked, findings)?;
         }
         Ok(())
     }
@@ -146,17 +147,6 @@ impl Content<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// Turns damage of a manifest into a finding.
-fn tolerate(result: Result<()>, snapshot: &Snapshot, findings: &mut Findings) -> Result<()> {
-    match result {
-        Err(error) if error.code() == ExitCode::Integrity => {
-            findings.unreadable_manifest(snapshot, &error);
-            Ok(())
-        }
-        other => other,
     }
 }
 

@@ -20,13 +20,16 @@ pub(super) struct Findings {
     pub bad_packs: HashSet<Hash>,
     /// Chunks that are damaged inside a pack that is what its name says, with that pack.
     pub bad_chunks: HashMap<Hash, Hash>,
+    /// Pack lists that cannot be had: nothing more can be said about their snapshots.
+    pub bad_lists: HashSet<Hash>,
     /// Receipts of snapshots whose manifest could not be read to the end.
     unreadable: HashSet<String>,
 }
 
 #[derive(Debug, Default)]
 struct Found {
-    reasons: Vec<String>,
+    /// In the order in which they were found, each with its number.
+    reasons: HashMap<String, usize>,
     snapshots: BTreeSet<String>,
     files: BTreeSet<String>,
 }
@@ -40,10 +43,8 @@ impl Findings {
         snapshots: impl IntoIterator<Item = &'a str>,
     ) {
         let found = self.damaged.entry(object.into()).or_default();
-        let reason = reason.into();
-        if !found.reasons.contains(&reason) {
-            found.reasons.push(reason);
-        }
+        let number = found.reasons.len();
+        found.reasons.entry(reason.into()).or_insert(number);
         found.snapshots.extend(snapshots.into_iter().map(str::to_owned));
     }
 
@@ -93,11 +94,16 @@ impl Findings {
 
     /// The report's lists.
     pub(super) fn into_parts(self) -> (Vec<Damaged>, Vec<String>) {
-        let damaged = self.damaged.into_iter().map(|(object, found)| Damaged {
-            object,
-            reason: found.reasons.join("; "),
-            snapshots: found.snapshots.into_iter().collect(),
-            files: found.files.into_iter().collect(),
+        let damaged = self.damaged.into_iter().map(|(object, found)| {
+            let mut reasons: Vec<(String, usize)> = found.reasons.into_iter().collect();
+            reasons.sort_by_key(|(_, number)| *number);
+            let reasons: Vec<String> = reasons.into_iter().map(|(reason, _)| reason).collect();
+            Damaged {
+                object,
+                reason: reasons.join("; "),
+                snapshots: found.snapshots.into_iter().collect(),
+                files: found.files.into_iter().collect(),
+            }
         });
         (damaged.collect(), self.warnings)
     }

@@ -1,5 +1,7 @@
 //! Which files damage hurts: the part of a report that needs the key.
 
+use std::collections::HashSet;
+
 use crate::archive::entry::Extent;
 use crate::archive::keyring::Identities;
 use crate::archive::layout;
@@ -20,14 +22,35 @@ pub(super) async fn name_files(
     findings: &mut Findings,
 ) -> Result<()> {
     let bad = findings.bad_packs.iter().chain(findings.bad_chunks.values());
-    let hurt: Vec<&str> = bad.flat_map(|pack| inventory.users(*pack)).collect();
-    let hurt: Vec<&Snapshot> = inventory.snapshots.iter().copied().filter(|s| hurt.contains(&s.id.as_str())).collect();
+    let hurt: HashSet<&str> = bad.flat_map(|pack| inventory.users(*pack)).collect();
+    let hurt: Vec<&Snapshot> =
+        inventory.readable(findings).into_iter().filter(|s| hurt.contains(s.id.as_str())).collect();
     for snapshot in hurt {
-        match name_files_of(repository, snapshot, identities, cancel, findings).await {
-            Err(error) if error.code() == ExitCode::Integrity => findings.unreadable_manifest(snapshot, &error),
-            other => other?,
+        let named = name_files_of(repository, snapshot, identities, cancel, findings).await;
+        tolerate(repository, inventory, snapshot, named, findings)?;
+    }
+    Ok(())
+}
+
+/// Turns a manifest that cannot be read, because it is damaged or a pack of it is refused, into a finding.
+pub(super) fn tolerate(
+    repository: &Repository,
+    inventory: &Inventory<'_>,
+    snapshot: &Snapshot,
+    result: Result<()>,
+    findings: &mut Findings,
+) -> Result<()> {
+    let Err(error) = result else { return Ok(()) };
+    if error.code() != ExitCode::Integrity {
+        let is_refusal = matches!(error.code(), ExitCode::Denied | ExitCode::Failed);
+        // A wrong identity has the same code, but then no pack was refused.
+        let Some(pack) = repository.take_refused().filter(|_| is_refusal) else { return Err(error) };
+        // Its reason stands there already if it is known to be damaged.
+        if !findings.bad_packs.contains(&pack) {
+            findings.pack(pack, error.full_message(), inventory);
         }
     }
+    findings.unreadable_manifest(snapshot, &error);
     Ok(())
 }
 

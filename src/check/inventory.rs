@@ -51,6 +51,11 @@ impl<'a> Inventory<'a> {
         users.iter().map(|at| self.snapshots[*at].id.as_str())
     }
 
+    /// The snapshots whose pack list could be read.
+    pub(super) fn readable(&self, findings: &Findings) -> Vec<&'a Snapshot> {
+        self.snapshots.iter().copied().filter(|s| !findings.bad_lists.contains(&s.receipt.pack_list)).collect()
+    }
+
     /// The needed packs that are not known to be damaged.
     pub(super) fn intact_packs<'s>(&'s self, findings: &'s Findings) -> impl Iterator<Item = PackLine> + 's {
         self.packs.values().map(|(line, _)| *line).filter(|line| !findings.bad_packs.contains(&line.pack))
@@ -99,18 +104,29 @@ impl<'a> Inventory<'a> {
         for (at, snapshot) in self.snapshots.iter().enumerate() {
             users.entry(snapshot.receipt.pack_list).or_default().push(at);
         }
+        let (mut refused, mut any_answer) = (None, users.is_empty());
         for (list, users) in users {
             self.objects += 1;
             let Some(first) = users.first() else { continue };
             let packs = match repository.packs(&self.snapshots[*first].receipt).await {
                 Ok(packs) => packs,
+                Err(error) if matches!(error.code(), ExitCode::Denied | ExitCode::Failed) => {
+                    let ids = users.iter().map(|at| self.snapshots[*at].id.as_str());
+                    findings.damage(layout::pack_list(list), error.full_message(), ids);
+                    findings.bad_lists.insert(list);
+                    refused.get_or_insert(error);
+                    continue;
+                }
                 Err(error) if error.code() == ExitCode::Integrity => {
                     let ids = users.iter().map(|at| self.snapshots[*at].id.as_str());
                     findings.damage(layout::pack_list(list), error.full_message(), ids);
+                    findings.bad_lists.insert(list);
+                    any_answer = true;
                     continue;
                 }
                 Err(error) => return Err(error),
             };
+            any_answer = true;
             for line in packs.iter() {
                 let (known, pack_users) = self.packs.entry(line.pack).or_insert_with(|| (*line, Vec::new()));
                 if (known.size, known.header) != (line.size, line.header) {
@@ -122,7 +138,8 @@ impl<'a> Inventory<'a> {
             }
         }
         self.objects += self.packs.len() as u64;
-        Ok(())
+        // Not one bad object: the store is away.
+        refused.filter(|_| !any_answer).map_or(Ok(()), Err)
     }
 
     fn compare_packs(&self, present: &HashMap<String, u64>, findings: &mut Findings) {

@@ -86,7 +86,7 @@ impl Report {
 /// name the files that damage hurts.
 ///
 /// # Errors
-/// Exit 12 for a missing or wrong identity, 10 and 2 for a snapshot that is not there or not clear, 130 when
+/// Exit 12 for an identity that is missing or wrong at level `decrypt`, 10 and 2 for a snapshot that is not there or not clear, 130 when
 /// cancelled, else what the store says. Damage is no error but in the report.
 pub async fn check(
     repository: &Repository,
@@ -98,6 +98,9 @@ pub async fn check(
     if options.level == Level::Decrypt && identities.is_none() {
         return Err(Error::new(ExitCode::Denied, "level decrypt needs an identity")
             .hint("give --identity, or use --level hash, which needs no key"));
+    }
+    if options.level == Level::List && options.subset.is_some() {
+        return Err(Error::usage("--subset needs --level hash or decrypt: level list reads no packs"));
     }
     let before = repository.store().stats().bytes_received;
     let mut findings = Findings::default();
@@ -120,7 +123,13 @@ pub async fn check(
         (Level::List, _) => {}
     }
     if let Some(identities) = identities {
-        hurt::name_files(repository, &inventory, identities, cancel, &mut findings).await?;
+        match hurt::name_files(repository, &inventory, identities, cancel, &mut findings).await {
+            // What was found without the key stands without it.
+            Err(error) if options.level < Level::Decrypt && error.code() != ExitCode::Interrupted => {
+                findings.warn(format!("files are not named: {}", error.full_message()));
+            }
+            other => other?,
+        }
     }
 
     let bytes = repository.store().stats().bytes_received - before;

@@ -5,6 +5,7 @@ use crate::archive::entry::{Entry, Kind};
 use crate::archive::layout::{self, SIGNATURE};
 use crate::archive::receipt::SnapshotId;
 use crate::archive::signature::SigningKey;
+use crate::repository::tests::refusing::{Refusing, Says};
 use crate::repository::tests::sample::{Sample, hash_of, noise, path};
 use crate::repository::{Purpose, TrustOptions};
 
@@ -286,7 +287,14 @@ async fn keys_are_needed_for_decrypting_only() {
     let report = check(&repository, &listing, &at(Level::Hash), None, &Cancel::default()).await.unwrap();
     assert!(report.damaged.is_empty() && report.snapshots == 2);
 
+    let late = layout::pack(pack_of(&sample, b"late").await.pack);
+    sample.delete(&late).await;
     sample.identities = Identities::parse(&crate::archive::keyring::generate_identity().1).unwrap();
+    for level in [Level::List, Level::Hash] {
+        let report = checked(&sample, level, true).await;
+        assert!(report.damaged.len() == 1 && report.damaged[0].object == late, "{report:?}");
+        assert!(report.warnings[0].starts_with("files are not named: "), "{report:?}");
+    }
     assert_eq!(run(&sample, &at(Level::Decrypt), true).await.unwrap_err().code(), ExitCode::Denied);
 }
 
@@ -297,4 +305,33 @@ async fn a_needed_pack_that_is_marked_for_deletion_is_a_warning() {
     sample.put(&format!("trash/packs/{pack}"), vec![]).await;
     let report = checked(&sample, Level::List, false).await;
     assert!(report.damaged.is_empty() && report.warnings[0].contains(two.as_str()), "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subset_of_nothing_is_refused() {
+    let (sample, _, _) = two().await;
+    let options = CheckOptions { subset: Some(Subset::Part { part: 1, of: 2 }), ..at(Level::List) };
+    let error = run(&sample, &options, false).await.unwrap_err();
+    assert!(error.code() == ExitCode::Usage && error.to_string().contains("--subset needs"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_is_refused_is_damage_and_the_rest_is_checked() {
+    for says in [Says::Denied, Says::Unavailable] {
+        let (mut sample, _, two) = two().await;
+        let late = layout::pack(pack_of(&sample, b"late").await.pack);
+        let listing = sample.open().await.listing(None).await.unwrap();
+        let root = layout::pack(listing.snapshots[1].receipt.root.pack);
+        let list = layout::pack_list(listing.snapshots[0].receipt.pack_list);
+        for refused in [&late, &root, &list] {
+            Refusing::of(&mut sample, &[(refused, says)]);
+            for level in [Level::Hash, Level::Decrypt] {
+                let report = checked(&sample, level, true).await;
+                assert!(report.damaged.iter().any(|d| d.object == *refused), "{refused} {level} {report:?}");
+                assert_eq!(report.snapshots, 2, "{two}");
+            }
+        }
+        Refusing::of(&mut sample, &[("packs/", says)]);
+        assert!(run(&sample, &at(Level::Hash), false).await.is_err(), "the store is away");
+    }
 }

@@ -82,7 +82,7 @@ impl Reading {
     ) -> Result<&'l Snapshot> {
         let snapshot = choose::choose(listing, session.settings.named_source(), which)?;
         if !matches!(which, Which::Id(id) if id != "latest") {
-            choose::skipped(listing, snapshot).iter().for_each(ui::warn);
+            choose::skipped(listing, snapshot, which).iter().for_each(ui::warn);
         }
         Ok(snapshot)
     }

@@ -1,12 +1,14 @@
 //! Picks the snapshot that a command works on.
 //!
-//! Invariants: only an accepted snapshot is ever returned; which source is meant is never guessed.
+//! Invariants: only an accepted snapshot is ever returned; which source is meant is never guessed; an older snapshot is
+//! never returned in place of one that the store does not hand out.
 
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::snapshots::{Listing, Snapshot};
+use super::snapshots::{Listing, Problem, Snapshot};
+use crate::archive::receipt::SnapshotId;
 use crate::{Error, ExitCode, Result};
 
 /// Which snapshot is asked for.
@@ -23,7 +25,8 @@ pub enum Which {
 /// The snapshot of `listing` that is asked for.
 ///
 /// # Errors
-/// Exit 2 if several sources or snapshots fit, 4 if what is asked for cannot be trusted or read, 10 if there is none.
+/// Exit 2 if several sources or snapshots fit, 4 if what is asked for cannot be trusted or read, 10 if there is none, 1 if
+/// the newest that fits may be one that the store does not hand out.
 pub fn choose<'a>(listing: &'a Listing, source: Option<&str>, which: &Which) -> Result<&'a Snapshot> {
     let end = match which {
         Which::Id(id) if id != "latest" => return by_id(listing, source, id),
@@ -35,20 +38,46 @@ pub fn choose<'a>(listing: &'a Listing, source: Option<&str>, which: &Which) -> 
         None => only_source(listing)?,
     };
     let mut of_source = listing.accepted().filter(|s| s.source == source);
-    match of_source.rfind(|s| s.receipt.finished_at <= end) {
+    let chosen = of_source.rfind(|s| s.receipt.finished_at <= end);
+    if let Some(problem) = problems_after(listing, source, chosen, end).find(|p| p.unreachable) {
+        return Err(unreachable(problem));
+    }
+    match chosen {
         Some(snapshot) => Ok(snapshot),
         None => Err(none_left(listing, source, end)),
     }
 }
 
-/// What was passed over because it cannot be trusted or read although it may be newer than `chosen`: one line each.
+/// What was passed over because it cannot be trusted or read although it may be what `which` asks for instead of
+/// `chosen`: one line each.
 #[must_use]
-pub fn skipped(listing: &Listing, chosen: &Snapshot) -> Vec<String> {
-    let newer = |s: &Snapshot| s.source == chosen.source && s.id > chosen.id;
-    let rejected = listing.rejected().filter(|(s, _)| newer(s)).map(|(s, why)| format!("{} is skipped: {why}", s.id));
-    let of_source = listing.problems.iter().filter(|p| p.source.as_deref() == Some(&chosen.source));
-    let unreadable = of_source.map(|p| format!("{} is skipped: {}", p.key, p.reason));
-    rejected.chain(unreadable).collect()
+pub fn skipped(listing: &Listing, chosen: &Snapshot, which: &Which) -> Vec<String> {
+    let end = match which {
+        Which::At(time) => *time,
+        Which::Latest | Which::Id(_) => Timestamp::MAX,
+    };
+    let fits = |s: &Snapshot| s.source == chosen.source && s.id > chosen.id && s.receipt.finished_at <= end;
+    let rejected = listing.rejected().filter(|(s, _)| fits(s)).map(|(s, why)| format!("{} is skipped: {why}", s.id));
+    let problems = problems_after(listing, &chosen.source, Some(chosen), end);
+    rejected.chain(problems.map(|p| format!("{} is skipped: {}", p.key, p.reason))).collect()
+}
+
+/// The unreadable receipts of a source that by their names are newer than `chosen` and ended at or before `end`.
+fn problems_after<'a>(
+    listing: &'a Listing,
+    source: &'a str,
+    chosen: Option<&'a Snapshot>,
+    end: Timestamp,
+) -> impl Iterator<Item = &'a Problem> {
+    let fits = move |id: SnapshotId| id.finished_at() <= end && chosen.is_none_or(|chosen| id > chosen.id);
+    let of_source = listing.problems.iter().filter(move |p| p.source.as_deref() == Some(source));
+    of_source.filter(move |p| p.id().is_some_and(fits))
+}
+
+fn unreachable(problem: &Problem) -> Error {
+    let message =
+        format!("{} may be the snapshot that is asked for, but it cannot be had: {}", problem.key, problem.reason);
+    Error::new(ExitCode::Failed, message).hint("try again later, or name another snapshot by --snapshot ID")
 }
 
 fn only_source(listing: &Listing) -> Result<&str> {
@@ -77,6 +106,11 @@ fn by_id<'a>(listing: &'a Listing, source: Option<&str>, id: &str) -> Result<&'a
         },
         [] => Err(no_such_id(listing, in_source, id)),
         _ => {
+            // What nobody may use makes nothing ambiguous.
+            let mut accepted = found.iter().filter(|s| s.trust.is_accepted());
+            if let (Some(only), None) = (accepted.next(), accepted.next()) {
+                return Ok(only);
+            }
             let ids: Vec<String> = found.iter().take(5).map(|s| format!("{} ({})", s.id, s.source)).collect();
             Err(Error::usage(format!("{id:?} fits {} snapshots: {}", found.len(), ids.join(", ")))
                 .hint("give more of the id, or name the source by --source"))
@@ -88,6 +122,9 @@ fn no_such_id(listing: &Listing, in_source: impl Fn(&str) -> bool, id: &str) -> 
     let named = |key: &str| !id.is_empty() && key.rsplit('/').next().is_some_and(|name| name.starts_with(id));
     let mut of_source = listing.problems.iter().filter(|p| p.source.as_deref().is_none_or(&in_source));
     if let Some(problem) = of_source.find(|p| named(&p.key)) {
+        if problem.unreachable {
+            return unreachable(problem);
+        }
         return Error::integrity(format!("{} cannot be read: {}", problem.key, problem.reason));
     }
     let error = Error::new(ExitCode::NotFound, format!("there is no snapshot {id:?}"));
@@ -125,6 +162,9 @@ fn nothing_at_all(listing: &Listing) -> Error {
 /// The error for a source (or store) whose every snapshot is rejected or unreadable; `None` if there is none at all.
 fn all_refused(listing: &Listing, source: Option<&str>) -> Option<Error> {
     let of_source = |s: Option<&str>| source.is_none() || s == source;
+    if let Some(problem) = listing.problems.iter().find(|p| p.unreachable && of_source(p.source.as_deref())) {
+        return Some(unreachable(problem));
+    }
     let rejected = listing.rejected().filter(|(s, _)| of_source(Some(&s.source)));
     let rejected = rejected.map(|(s, why)| (s.key(), why)).last();
     let unreadable = listing.problems.iter().filter(|p| of_source(p.source.as_deref()));

@@ -4,12 +4,13 @@
 //! * Bytes of packs in memory, downloading or waiting for a decoder, stay within the budget (one pack at least).
 //! * A whole pack is compared with its name before anything in it is decrypted; of a pack that is read by ranges the
 //!   chunk hashes must be checked by the sink (`frame::find` does).
-//! * A damaged pack is told apart from a store that is away and from a wrong identity: only the former can be
-//!   collected, the latter end the fetch.
+//! * A damaged pack is told apart from a store that is away and from a wrong identity: the former can be collected, the
+//!   latter end the fetch. A single pack that the store does not hand out counts as damaged; several in a row, or
+//!   all, are a store that is away.
 
 use std::num::NonZero;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -24,6 +25,7 @@ use crate::archive::frame::FrameCodec;
 use crate::archive::hash::Hash;
 use crate::archive::keyring::{Identities, KeyError};
 use crate::archive::pack::{PackReader, Segments};
+use crate::archive::packlist::PackLine;
 use crate::archive::{FormatError, layout};
 use crate::cancel::Cancel;
 use crate::progress::Progress;
@@ -33,6 +35,9 @@ use crate::{Context as _, Error, ExitCode, Result};
 use super::Repository;
 use super::budget::Budget;
 use super::plan::{FetchPlan, How, PackFetch};
+
+/// So many packs in a row that the store does not hand out are no damage: the store is away.
+const AWAY: usize = 4;
 
 /// One frame of one pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,6 +70,9 @@ pub struct FetchOptions<'a> {
     pub memory: u64,
     /// What to do about damage.
     pub on_failure: OnFailure,
+    /// Also decode the frames of a whole pack that is not what its name says, or that ends too early; that it is
+    /// damaged is recorded all the same. Only with [`OnFailure::Collect`], and only if the sink checks the chunks.
+    pub salvage: bool,
     /// Is told what each request brought.
     pub progress: &'a dyn Progress,
 }
@@ -72,7 +80,7 @@ pub struct FetchOptions<'a> {
 impl Default for FetchOptions<'_> {
     /// 8 requests, 128 MiB, stop at the first failure.
     fn default() -> Self {
-        Self { parallel: 8, memory: 128 << 20, on_failure: OnFailure::Stop, progress: &() }
+        Self { parallel: 8, memory: 128 << 20, on_failure: OnFailure::Stop, salvage: false, progress: &() }
     }
 }
 
@@ -108,6 +116,12 @@ pub struct FetchStats {
 }
 
 impl Repository {
+    /// The pack that the store refused last, if the store is not away as a whole. Asking forgets it.
+    pub(crate) fn take_refused(&self) -> Option<Hash> {
+        let is_away = self.health.in_a_row.load(Ordering::Relaxed) >= AWAY;
+        lock(&self.health.last).take().filter(|_| !is_away)
+    }
+
     /// Fetches what `plan` says and gives every decoded frame to `sink`. Without identities a plan can only name whole
     /// packs without frames, which are then compared with their names.
     ///
@@ -138,6 +152,7 @@ impl Repository {
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             failed: Mutex::default(),
+            refused: Mutex::default(),
             fatal: Mutex::default(),
             abort,
         };
@@ -172,6 +187,30 @@ struct Job<'r> {
     _room: SemaphorePermit<'r>,
 }
 
+/// Whether the store hands out packs, over all fetches of a repository.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    /// Packs that were refused since the last answer about a pack.
+    in_a_row: AtomicUsize,
+    /// Whether the store answered for any pack.
+    any_answer: AtomicBool,
+    /// The last pack that was refused.
+    last: Mutex<Option<Hash>>,
+}
+
+impl Health {
+    fn answered(&self) {
+        self.in_a_row.store(0, Ordering::Relaxed);
+        self.any_answer.store(true, Ordering::Relaxed);
+    }
+
+    /// Counts a refusal; `true` if there are so many that the store is away.
+    fn refused(&self, pack: Hash) -> bool {
+        *lock(&self.last) = Some(pack);
+        self.in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= AWAY
+    }
+}
+
 /// One fetch under way.
 struct Run<'r> {
     repository: &'r Repository,
@@ -185,6 +224,8 @@ struct Run<'r> {
     received: AtomicU64,
     sent: AtomicU64,
     failed: Mutex<Vec<FetchError>>,
+    /// The first pack that the store did not hand out.
+    refused: Mutex<Option<Error>>,
     fatal: Mutex<Option<Error>>,
     /// Ends the downloads when a decoder fails.
     abort: AbortHandle,
@@ -218,47 +259,81 @@ impl<'r> Run<'r> {
             let room = self.budget.room(if whole { fetch.line.size } else { fetch.bytes() }).await?;
             let parts = if whole { self.whole(fetch, ranged).await } else { self.parts(fetch, ranges).await };
             let error = match parts {
-                Ok(parts) => return Ok(Some(Job { fetch, parts, whole, _room: room })),
+                Ok(parts) => {
+                    self.repository.health.answered();
+                    return Ok(Some(Job { fetch, parts, whole, _room: room }));
+                }
                 // Once more, now as a whole; the room that this takes is waited for anew.
                 Err(StoreError::RangeUnsupported { .. }) if ranged => {
                     no_ranges.store(true, Ordering::Relaxed);
                     continue;
                 }
+                Err(StoreError::Short { .. }) if whole && self.options.salvage => {
+                    match self.whole(fetch, false).await {
+                        // Its hash will tell that it is damaged.
+                        Ok(parts) => {
+                            self.repository.health.answered();
+                            return Ok(Some(Job { fetch, parts, whole, _room: room }));
+                        }
+                        Err(error) => error,
+                    }
+                }
                 Err(error) => error,
             };
-            let reason = match &error {
-                StoreError::NotFound { .. } => "the object is missing".to_owned(),
-                StoreError::Short { .. } | StoreError::Other { .. } => error.to_string(),
-                _ => return Err(error.into()),
-            };
-            let code = if matches!(error, StoreError::Other { .. }) { ExitCode::Failed } else { ExitCode::Integrity };
-            return self.failed(FetchError { pack: fetch.line.pack, frame: None, reason, code }).map(|()| None);
+            return self.not_had(fetch.line.pack, error).map(|()| None);
         }
+    }
+
+    /// Records a pack that could not be downloaded, or makes it an error that ends the fetch.
+    fn not_had(&self, pack: Hash, error: StoreError) -> Result<()> {
+        let reason = match &error {
+            StoreError::NotFound { .. } => "the object is missing".to_owned(),
+            _ => error.to_string(),
+        };
+        let code = match &error {
+            StoreError::NotFound { .. } | StoreError::Short { .. } | StoreError::TooLarge { .. } => {
+                self.repository.health.answered();
+                ExitCode::Integrity
+            }
+            StoreError::Other { .. } => ExitCode::Failed,
+            StoreError::Denied { .. } | StoreError::Unavailable { .. } => {
+                let error = Error::from(error);
+                let code = error.code();
+                let is_away = self.repository.health.refused(pack);
+                if is_away || self.options.on_failure == OnFailure::Stop {
+                    return Err(error);
+                }
+                lock(&self.refused).get_or_insert(error);
+                code
+            }
+            _ => return Err(error.into()),
+        };
+        self.failed(FetchError { pack, frame: None, reason, code })
     }
 
     /// The whole object, and never more than the pack list says: the store could hold anything under that name.
     async fn whole(&self, fetch: &PackFetch, ranged: bool) -> Result<Vec<(u64, Bytes)>, StoreError> {
         let range = ranged.then_some(0..fetch.line.size);
-        let bytes = self.get(fetch.line.pack, range).await?;
+        let bytes = self.get(&fetch.line, range).await?;
         Ok(vec![(0, bytes)])
     }
 
     async fn parts(&self, fetch: &PackFetch, ranges: &[Range<u64>]) -> Result<Vec<(u64, Bytes)>, StoreError> {
         let get = |range: &Range<u64>| {
             let range = range.clone();
-            async move { Ok((range.start, self.get(fetch.line.pack, Some(range)).await?)) }
+            async move { Ok((range.start, self.get(&fetch.line, Some(range)).await?)) }
         };
         stream::iter(ranges).map(get).buffer_unordered(self.options.parallel.max(1)).try_collect().await
     }
 
-    async fn get(&self, pack: Hash, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
-        let key = layout::pack(pack);
+    async fn get(&self, line: &PackLine, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
+        let (key, size) = (layout::pack(line.pack), line.size);
         // The semaphore is never closed.
         let _turn = self.requests.acquire().await;
         self.sent.fetch_add(1, Ordering::Relaxed);
         let bytes = match range {
             Some(range) => self.repository.store.get_range(&key, range).await?,
-            None => self.repository.store.get(&key).await?,
+            None => self.repository.store.get_at_most(&key, size).await?,
         };
         self.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.options.progress.advance(bytes.len() as u64);
@@ -284,11 +359,16 @@ impl<'r> Run<'r> {
 
     fn decode_pack(&self, job: &Job<'_>, codec: &mut FrameCodec) -> Result<()> {
         let pack = job.fetch.line.pack;
+        let mut damaged = false;
         if job.whole {
             let found = job.parts.first().map_or_else(|| Hash::of(&[]), |(_, bytes)| Hash::of(bytes));
             if found != pack {
                 let reason = format!("its content hashes to {found}, not to its name");
-                return self.failed(FetchError { pack, frame: None, reason, code: ExitCode::Integrity });
+                self.failed(FetchError { pack, frame: None, reason, code: ExitCode::Integrity })?;
+                if !self.options.salvage {
+                    return Ok(());
+                }
+                damaged = true;
             }
         }
         if job.fetch.frames.is_empty() {
@@ -299,6 +379,8 @@ impl<'r> Run<'r> {
         })?;
         let mut reader = match PackReader::open(Segments::new(job.parts.clone()), identities) {
             Ok(reader) => reader,
+            // Nothing can be saved, and that it is damaged is recorded already.
+            Err(_) if damaged => return Ok(()),
             Err(KeyError::Damaged(reason)) => {
                 let reason = format!("it is not an intact age file: {reason}");
                 return self.failed(FetchError { pack, frame: None, reason, code: ExitCode::Integrity });
@@ -320,6 +402,9 @@ impl<'r> Run<'r> {
                 }
                 let (reason, code) = (error.full_message(), error.code());
                 self.failed(FetchError { pack, frame: Some(frame), reason, code })?;
+                // After a block that does not decrypt, a reader gives nothing more.
+                reader = PackReader::open(Segments::new(job.parts.clone()), identities)
+                    .context(|| format!("decrypting {}", layout::pack(pack)))?;
             }
         }
         Ok(())
@@ -331,7 +416,7 @@ impl<'r> Run<'r> {
         let whole = async {
             match self.whole(fetch, ranged).await {
                 Ok(parts) => Ok(parts.first().is_some_and(|(_, bytes)| Hash::of(bytes) == fetch.line.pack)),
-                Err(StoreError::Short { .. }) => Ok(false),
+                Err(StoreError::Short { .. } | StoreError::TooLarge { .. }) => Ok(false),
                 Err(error) => Err(error),
             }
         };
@@ -370,6 +455,11 @@ impl<'r> Run<'r> {
             return Err(error);
         }
         self.cancel.check()?;
+        let refused = self.refused.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let any_answer = self.repository.health.any_answer.load(Ordering::Relaxed);
+        if let Some(error) = refused.filter(|_| !any_answer) {
+            return Err(error);
+        }
         let mut failed = self.failed.into_inner().unwrap_or_else(PoisonError::into_inner);
         failed.sort_by_key(|f| (f.pack, f.frame));
         Ok(FetchStats { bytes: self.received.into_inner(), requests: self.sent.into_inner(), failed })

@@ -11,6 +11,7 @@ use crate::archive::layout;
 use crate::providers::store::{Store, StoreError};
 use crate::{Error, ExitCode, Result};
 
+use super::fetch::Health;
 use super::signed;
 use super::trust::{Anchors, TrustOptions};
 
@@ -21,6 +22,8 @@ pub struct Repository {
     pub(super) anchors: Anchors,
     /// The store answered a ranged request with the whole object: do not ask again.
     pub(super) no_ranges: AtomicBool,
+    /// Whether the store hands out packs.
+    pub(super) health: Health,
     store_id: Option<String>,
     descriptor_problem: Option<String>,
     warnings: Vec<String>,
@@ -33,11 +36,13 @@ impl Repository {
     /// Exit 10 if this is not an opsctl store, 12 if content is wanted and nothing says whom to believe, else what
     /// the store says.
     pub async fn open(store: Store, options: &TrustOptions) -> Result<Self> {
-        let (descriptor, listed) = tokio::join!(store.get(layout::DESCRIPTOR), store.list(layout::KEYS));
+        let (descriptor, listed) =
+            tokio::join!(store.get_at_most(layout::DESCRIPTOR, signed::MAX_SIZE), store.list(layout::KEYS));
         let listed = listed?;
         let descriptor = match descriptor {
             Err(StoreError::NotFound { .. }) if listed.is_empty() => return Err(not_a_store(&store)),
-            Err(error) if error.is_transient() => return Err(error.into()),
+            // With other objects there it is one unreadable object; if the store is away, the keys objects will say so.
+            Err(error) if error.is_transient() && listed.is_empty() => return Err(error.into()),
             Err(error) => Err(error.to_string()),
             Ok(bytes) => Descriptor::read(&bytes).map_err(|e| e.to_string()),
         };
@@ -51,17 +56,15 @@ impl Repository {
             warnings.push("no keys object of this store is signed by a trusted signer".into());
         }
 
-        let descriptor_problem = descriptor.as_ref().err().cloned();
+        let mut descriptor_problem = descriptor.as_ref().err().cloned();
         // The keys object is signed, the descriptor is not.
         let signed_id = anchors.head.as_ref().map(|(_, keys)| keys.store_id.clone());
         let store_id = match (descriptor, signed_id) {
             (Ok(descriptor), Some(signed)) => {
                 if descriptor.store_id != signed {
-                    warnings.push(format!(
-                        "{} says store id {:?}, the signed keys object says {signed:?}: the latter counts",
-                        layout::DESCRIPTOR,
-                        descriptor.store_id
-                    ));
+                    let says = format!("store id {:?}, the signed keys object says {signed:?}", descriptor.store_id);
+                    warnings.push(format!("{} says {says}: the latter counts", layout::DESCRIPTOR));
+                    descriptor_problem = Some(format!("it says {says}"));
                 }
                 Some(signed)
             }
@@ -74,7 +77,8 @@ impl Repository {
         if store_id.is_none() {
             warnings.push("the store's id is not known, so it is not compared with that of the snapshots".into());
         }
-        Ok(Self { store, anchors, no_ranges: AtomicBool::new(false), store_id, descriptor_problem, warnings })
+        let (no_ranges, health) = (AtomicBool::new(false), Health::default());
+        Ok(Self { store, anchors, no_ranges, health, store_id, descriptor_problem, warnings })
     }
 
     /// The store itself.
@@ -89,7 +93,7 @@ impl Repository {
         self.store_id.as_deref()
     }
 
-    /// What is wrong with the store's descriptor, if it is missing or damaged.
+    /// What is wrong with the store's descriptor, if it is missing, damaged, or contradicts the keys object.
     #[must_use]
     pub fn descriptor_problem(&self) -> Option<&str> {
         self.descriptor_problem.as_deref()
@@ -123,7 +127,7 @@ fn not_a_store(store: &Store) -> Error {
 fn readable(documents: Vec<signed::Signed>) -> (Vec<Found>, Vec<(String, String)>) {
     let mut found = Vec::new();
     let mut unreadable = Vec::new();
-    for signed::Signed { key, modified, bytes, signature } in documents {
+    for signed::Signed { key, modified, bytes, signature, .. } in documents {
         match bytes {
             Ok(bytes) => found.push(Found { key, modified, bytes, signature }),
             Err(reason) => unreadable.push((key, reason)),

@@ -15,6 +15,9 @@ use crate::{Context as _, Error, Result};
 
 use super::Repository;
 
+/// A larger pack list is none of ours: it would name more than a million packs.
+const MAX_LIST: u64 = 256 << 20;
+
 /// The packs that a snapshot may refer to.
 #[derive(Clone, Debug, Default)]
 pub struct Packs(HashMap<Hash, PackLine>);
@@ -79,7 +82,7 @@ impl Repository {
     /// Exit 4 when it is missing or is not what its name says; else what the store says.
     pub async fn packs(&self, receipt: &Receipt) -> Result<Packs> {
         let key = layout::pack_list(receipt.pack_list);
-        let bytes = match self.store.get(&key).await {
+        let bytes = match self.store.get_at_most(&key, MAX_LIST).await {
             Ok(bytes) => bytes,
             Err(StoreError::NotFound { .. }) => {
                 return Err(Error::integrity(format!("{key} is missing, and a snapshot needs it")));

@@ -1,21 +1,21 @@
 //! Reads small signed documents (receipts, keys objects) together with their signatures.
 //!
-//! Invariant: one document that cannot be read does not fail the others; a store that cannot be reached fails all,
-//! because a partial answer would make an old snapshot look like the newest.
+//! Invariant: one document that cannot be read does not fail the others, but it is returned as unreachable, so that
+//! nobody takes an old snapshot for the newest. A store that hands out none of them fails the whole.
 
 use std::collections::HashSet;
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
 
+use crate::Result;
 use crate::archive::layout::SIGNATURE;
 use crate::providers::store::{ObjectInfo, Store, StoreError};
-use crate::{Error, Result};
 
 /// Requests under way at once.
 const PARALLEL: usize = 16;
 /// A document or signature larger than this many bytes is not one of ours.
-const MAX_SIZE: u64 = 1 << 20;
+pub(super) const MAX_SIZE: u64 = 1 << 20;
 
 /// A document as found in the store.
 #[derive(Debug)]
@@ -26,54 +26,82 @@ pub(super) struct Signed {
     pub bytes: Result<Vec<u8>, String>,
     /// The bytes of its signature, if that is there and readable.
     pub signature: Option<Vec<u8>>,
+    /// It, or its signature, is there, but the store does not hand it out: it could say anything.
+    pub unreachable: bool,
 }
 
 /// Reads every listed object that is not itself a signature, in order of keys.
 ///
 /// # Errors
-/// When the store cannot be reached, or denies access to every document.
+/// When the store hands out none of them.
 pub(super) async fn read_all(store: &Store, listed: &[ObjectInfo]) -> Result<Vec<Signed>> {
     let keys: HashSet<&str> = listed.iter().map(|object| object.key.as_str()).collect();
-    let documents = listed.iter().filter(|object| !object.key.ends_with(SIGNATURE));
+    let listed = listed.iter().filter(|object| !object.key.ends_with(SIGNATURE));
     let read = |object: &'_ ObjectInfo| {
         let signature = format!("{}{SIGNATURE}", object.key);
         let signature = keys.contains(signature.as_str()).then_some(signature);
         read_one(store, object.clone(), signature)
     };
-    let found: Vec<(Option<Signed>, Option<StoreError>)> =
-        stream::iter(documents).map(read).buffered(PARALLEL).try_collect().await?;
-    let (documents, mut failures): (Vec<_>, Vec<_>) = found.into_iter().unzip();
-    if !failures.is_empty() && failures.iter().all(|f| matches!(f, Some(StoreError::Denied { .. }))) {
-        // Not one bad object: these credentials may not read.
-        return failures.swap_remove(0).map_or(Ok(Vec::new()), |denied| Err(denied.into()));
+    let mut documents = Vec::new();
+    let (mut refused, mut any_answer) = (None, false);
+    let mut answers = stream::iter(listed).map(read).buffered(PARALLEL);
+    while let Some(answer) = answers.next().await {
+        match answer {
+            Answer::Read(document) => {
+                any_answer = true;
+                documents.push(document);
+            }
+            Answer::Gone => any_answer = true,
+            Answer::Refused(document, error) => {
+                documents.push(document);
+                refused.get_or_insert(error);
+            }
+        }
     }
-    Ok(documents.into_iter().flatten().collect())
+    match refused {
+        // Not one bad object: the store is away, or these credentials may not read.
+        Some(error) if !any_answer => Err(error.into()),
+        _ => Ok(documents),
+    }
 }
 
-/// One document; `None` if it is gone since the listing.
-async fn read_one(
-    store: &Store,
-    object: ObjectInfo,
-    signature: Option<String>,
-) -> Result<(Option<Signed>, Option<StoreError>), Error> {
-    let signed = |bytes, signature| Signed { key: object.key.clone(), modified: object.modified, bytes, signature };
-    if object.size > MAX_SIZE {
-        let reason = format!("it is {} bytes long, more than any real one", object.size);
-        return Ok((Some(signed(Err(reason), None)), None));
+/// What came of one document.
+enum Answer {
+    /// It was read, or is known to be none of ours.
+    Read(Signed),
+    /// It is gone since the listing.
+    Gone,
+    /// The store does not hand it out.
+    Refused(Signed, StoreError),
+}
+
+async fn read_one(store: &Store, object: ObjectInfo, signature: Option<String>) -> Answer {
+    let ObjectInfo { key, size, modified } = object;
+    let signed = |key, bytes, signature| Signed { key, modified, bytes, signature, unreachable: false };
+    if size > MAX_SIZE {
+        let reason = format!("it is {size} bytes long, more than any real one");
+        return Answer::Read(signed(key, Err(reason), None));
     }
-    let bytes = match store.get(&object.key).await {
+    let refused = |key: String, what: &str, error: StoreError| {
+        let document = signed(key, Err(format!("{what}{error}")), None);
+        match error {
+            // An answer, though not one to go on with.
+            StoreError::TooLarge { .. } => Answer::Read(document),
+            error => Answer::Refused(Signed { unreachable: true, ..document }, error),
+        }
+    };
+    let bytes = match store.get_at_most(&key, MAX_SIZE).await {
         Ok(bytes) => bytes.to_vec(),
-        Err(StoreError::NotFound { .. }) => return Ok((None, None)),
-        Err(error) if error.is_transient() => return Err(error.into()),
-        Err(error) => return Ok((Some(signed(Err(error.to_string()), None)), Some(error))),
+        Err(StoreError::NotFound { .. }) => return Answer::Gone,
+        Err(error) => return refused(key, "", error),
     };
     let signature = match signature {
-        Some(key) => match store.get(&key).await {
+        Some(signature) => match store.get_at_most(&signature, MAX_SIZE).await {
             Ok(bytes) => Some(bytes.to_vec()),
-            Err(error) if error.is_transient() => return Err(error.into()),
-            Err(_) => None,
+            Err(StoreError::NotFound { .. }) => None,
+            Err(error) => return refused(key, "its signature: ", error),
         },
         None => None,
     };
-    Ok((Some(signed(Ok(bytes), signature)), None))
+    Answer::Read(signed(key, Ok(bytes), signature))
 }

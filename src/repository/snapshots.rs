@@ -50,6 +50,16 @@ pub struct Problem {
     pub reason: String,
     /// Written by a newer opsctl: not damage, but nothing that this one can read.
     pub future_format: bool,
+    /// The store does not hand it out: it may be the snapshot that is asked for.
+    pub unreachable: bool,
+}
+
+impl Problem {
+    /// The id in the name, if it is that of a receipt.
+    #[must_use]
+    pub fn id(&self) -> Option<SnapshotId> {
+        layout::parse_receipt(&self.key).map(|(_, id)| id)
+    }
 }
 
 /// The snapshots of a store, or of one source.
@@ -88,9 +98,10 @@ impl Repository {
         let tombstones = format!("{}/{}", layout::TRASH, layout::SNAPSHOTS);
         let (listed, tombstones) = tokio::join!(self.store.list(&folder), self.store.list(&tombstones));
         let documents = signed::read_all(&self.store, &listed?).await?;
-        let buried: HashSet<SnapshotId> = tombstones?.iter().filter_map(|object| id_in_name(&object.key)).collect();
-
-        let mut present = buried;
+        // Anybody may write; only a signed tombstone explains why a snapshot is gone.
+        let tombstones = signed::read_all(&self.store, &tombstones?).await.unwrap_or_default();
+        let mut present: HashSet<SnapshotId> =
+            tombstones.iter().filter(|t| self.anchors.buries(t)).filter_map(|t| id_in_name(&t.key)).collect();
         present.extend(documents.iter().filter_map(|d| id_in_name(&d.key)));
         let (read, problems) = parse(documents);
         let candidates: Vec<Candidate<'_>> = read.iter().map(Parsed::candidate).collect();
@@ -146,9 +157,15 @@ fn parse(documents: Vec<Signed>) -> (Vec<Parsed>, Vec<Problem>) {
 }
 
 fn parse_one(document: Signed) -> Result<Parsed, Problem> {
-    let Signed { key, modified, bytes, signature } = document;
+    let Signed { key, modified, bytes, signature, unreachable } = document;
     let folder = key.split('/').nth(1).map(str::to_owned);
-    let problem = |reason: String, future_format| Problem { key: key.clone(), source: folder, reason, future_format };
+    let problem = |reason: String, future_format| Problem {
+        key: key.clone(),
+        source: folder,
+        reason,
+        future_format,
+        unreachable,
+    };
     let Some((source, id)) = layout::parse_receipt(&key) else {
         return Err(problem("its name is not that of a receipt".into(), false));
     };

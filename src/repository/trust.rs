@@ -13,9 +13,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::archive::hash::Hash;
 use crate::archive::keys::{self, Found, Keys, Resolved, Rule};
-use crate::archive::receipt::{Receipt, SnapshotId};
+use crate::archive::receipt::{self, Receipt, SnapshotId};
 use crate::archive::signature::{self, Signer};
 use crate::{Error, ExitCode, Result};
+
+use super::signed::Signed;
 
 /// How far the time at which the store received a receipt may lie from the end time that it claims.
 const STORE_TIME_TOLERANCE: SignedDuration = SignedDuration::from_hours(24);
@@ -136,6 +138,14 @@ impl Anchors {
             Err(reason) => Trust::Rejected(reason),
         };
         candidates.iter().map(verdict).collect()
+    }
+
+    /// Whether `tombstone` is signed by an accepted signer. A receipt under the name of a tombstone is none.
+    pub(super) fn buries(&self, tombstone: &Signed) -> bool {
+        let (Ok(bytes), Some(signature)) = (&tombstone.bytes, &tombstone.signature) else { return false };
+        let kind = serde_json::from_slice::<serde_json::Value>(bytes).ok();
+        let is_receipt = kind.is_none_or(|document| document.get("type").is_some_and(|kind| kind == receipt::TYPE));
+        !is_receipt && signature::verify(bytes, signature, &self.accepted).is_ok()
     }
 
     fn signer_of(

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use crossbeam_channel::Sender;
+
 use super::*;
 use crate::Error;
 

@@ -54,6 +54,16 @@ pub enum StoreError {
         /// How many bytes of it exist.
         found: u64,
     },
+    /// The object is larger than anything that can rightly have this name. Nothing of it was read.
+    #[error("{key} is {size} bytes long, at most {limit} are expected")]
+    TooLarge {
+        /// The key.
+        key: String,
+        /// Its size.
+        size: u64,
+        /// The largest that would do.
+        limit: u64,
+    },
     /// The store ignores ranges: read the object as a whole instead.
     #[error("the store does not serve byte ranges (asked for one of {key})")]
     RangeUnsupported {
@@ -123,7 +133,7 @@ impl StoreError {
         match self {
             Self::NotFound { .. } => ExitCode::NotFound,
             Self::Denied { .. } => ExitCode::Denied,
-            Self::Conflict { .. } | Self::Short { .. } => ExitCode::Integrity,
+            Self::Conflict { .. } | Self::Short { .. } | Self::TooLarge { .. } => ExitCode::Integrity,
             Self::RateLimited { .. } => ExitCode::RateLimited,
             Self::BadLocation { .. } | Self::BadConfig { .. } => ExitCode::Usage,
             Self::NoSpace { .. } => ExitCode::NoSpace,
@@ -145,6 +155,7 @@ impl StoreError {
                 "objects are never rewritten: something else wrote this one, or a write was cut short; run `check`"
             }
             Self::Short { .. } => "the object is damaged or was cut short; run `check`",
+            Self::TooLarge { .. } => "something else was stored under this name; run `check`",
             Self::RangeUnsupported { .. } => "read whole objects from this store",
             Self::RateLimited { .. } => "wait a little, then run the same command again: it goes on where it stopped",
             Self::Unsupported { .. } => "use another store, or remove the setting",

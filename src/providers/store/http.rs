@@ -2,11 +2,13 @@
 //!
 //! Left to itself, `object_store` hides the status of most failures behind private types, and retries some of them
 //! unseen. This wrapper turns every answer that is not a success into an [`HttpFault`], which stays in the chain of
-//! causes where `error::classify` finds it; and an answer to a range request that is not that range, too.
+//! causes where `error::classify` finds it; and an answer to a range request that is not that range, too. From a LIST it
+//! takes the names that would make `object_store` give up on all of it (`listing.rs`).
 //!
 //! Invariants:
 //! * `object_store` itself never retries (see [`no_inner_retries`]): `retry.rs` is the only place that does, so tries
 //!   do not multiply and each one is logged and counted.
+//! * Of a page of a LIST at most 64 MiB are read: the largest real ones have 10.
 //! * Of an error body at most 64 KiB are read, and only its code and message are kept: the rest may repeat key ids,
 //!   signatures or e-mail addresses.
 
@@ -21,7 +23,10 @@ use object_store::client::{
 };
 use object_store::{ClientOptions, RetryConfig};
 
+use super::listing;
+
 const MAX_ERROR_BODY: usize = 64 * 1024;
+const MAX_PAGE: usize = 64 * 1024 * 1024;
 const MAX_MESSAGE: usize = 200;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Long enough for one pack of 32 MiB over a line of 1 Mbit/s.
@@ -89,11 +94,16 @@ impl HttpService for FaultReporter {
     {
         Box::pin(async move {
             let wants_range = request.headers().contains_key("range");
+            let is_get = request.method().as_str() == "GET";
+            let list = request.uri().query().filter(|_| is_get).and_then(listing::elements);
             let response = self.inner.execute(request).await?;
             let status = response.status().as_u16();
             let serves_range = status == 206 && response.headers().contains_key("content-range");
             if response.status().is_success() && (serves_range || !wants_range) {
-                return Ok(response);
+                return match list {
+                    Some(elements) => tolerable_page(response, elements).await,
+                    None => Ok(response),
+                };
             }
             let fault = if response.status().is_success() {
                 // Dropped unread: the body is the whole object.
@@ -106,6 +116,23 @@ impl HttpService for FaultReporter {
             Err(HttpError::new(HttpErrorKind::Unknown, fault))
         })
     }
+}
+
+/// A page of a LIST that `object_store` can read.
+async fn tolerable_page(response: HttpResponse, elements: (&str, &str)) -> Result<HttpResponse, HttpError> {
+    let (parts, body) = response.into_parts();
+    let mut page = Vec::new();
+    let mut pieces = body.bytes_stream();
+    while let Some(piece) = pieces.next().await {
+        page.extend_from_slice(&piece?);
+        if page.len() > MAX_PAGE {
+            let message = "a page of a LIST that is larger than any real one".into();
+            let fault = HttpFault { status: 400, code: String::new(), message };
+            return Err(HttpError::new(HttpErrorKind::Unknown, fault));
+        }
+    }
+    let page = listing::tolerable(&page, elements).unwrap_or(page);
+    Ok(HttpResponse::from_parts(parts, page.into()))
 }
 
 /// The start of an error body. A body that cannot be read is no reason to lose the status.

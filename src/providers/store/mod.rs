@@ -16,6 +16,7 @@ mod create;
 mod env;
 mod error;
 mod http;
+mod listing;
 mod location;
 mod read;
 mod retry;
@@ -27,6 +28,7 @@ mod tests_http;
 
 use std::fmt;
 use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -99,6 +101,8 @@ pub struct Store {
 struct Inner {
     location: Location,
     backend: Arc<dyn ObjectStore>,
+    /// The directory, if that is what the store is: it is listed without the backend.
+    root: Option<PathBuf>,
     /// What stands before each key in the backend.
     prefix: Path,
     counters: Counters,
@@ -166,8 +170,14 @@ impl Store {
     #[must_use]
     pub fn from_backend(location: Location, backend: Arc<dyn ObjectStore>) -> Self {
         let prefix = Path::parse(location.key_prefix()).unwrap_or_default();
-        let inner =
-            Inner { location, backend, prefix, counters: Counters::default(), unconditional: AtomicBool::new(false) };
+        let inner = Inner {
+            root: location.is_local().then(|| location.directory()),
+            location,
+            backend,
+            prefix,
+            counters: Counters::default(),
+            unconditional: AtomicBool::new(false),
+        };
         Self { inner: Arc::new(inner), retry: RetryPolicy::default() }
     }
 
@@ -206,7 +216,7 @@ impl Store {
     }
 
     /// Everything below the folder `prefix` (`""` is the whole store), in order of keys. A folder that does not
-    /// exist is empty.
+    /// exist is empty. Objects with names that no store of ours can hold are left out, and said in the log.
     ///
     /// # Errors
     /// See [`StoreError`]; a missing bucket is [`StoreError::NotFound`].
@@ -215,11 +225,21 @@ impl Store {
         let what = if prefix.is_empty() { self.location().to_string() } else { prefix.to_owned() };
         let mut tries = self.retry.start("LIST", &what, &self.inner.counters.retries);
         loop {
+            if let Some(walked) = self.walk(&folder).await {
+                match walked {
+                    Ok(mut walked) => {
+                        walked.objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+                        return Ok(walked.objects);
+                    }
+                    Err(error) => tries.wait_after(error).await?,
+                }
+                continue;
+            }
             let page = self.inner.backend.list(Some(&folder)).try_collect::<Vec<_>>().await;
             let found = page.as_ref().map_or(0, |objects| objects.len() as u64);
             self.inner.counters.requests.fetch_add(found.div_ceil(PAGE).max(1), Ordering::Relaxed);
             match page {
-                Ok(objects) => return self.in_order(objects),
+                Ok(objects) => return Ok(self.in_order(objects)),
                 Err(error) => tries.wait_after(self.error(&what, &error)).await?,
             }
         }
@@ -233,6 +253,13 @@ impl Store {
         let what = self.location().to_string();
         let mut tries = self.retry.start("LIST", &what, &self.inner.counters.retries);
         loop {
+            if let Some(walked) = self.walk(&self.inner.prefix).await {
+                match walked {
+                    Ok(walked) => return Ok(walked.objects.is_empty() && walked.foreign.is_empty()),
+                    Err(error) => tries.wait_after(error).await?,
+                }
+                continue;
+            }
             self.inner.counters.requests.fetch_add(1, Ordering::Relaxed);
             // A folder made in a web console is an object without a name of its own, and nothing that anyone stored.
             let mut objects = self
@@ -245,6 +272,18 @@ impl Store {
                 Err(error) => tries.wait_after(self.error(&what, &error)).await?,
             }
         }
+    }
+
+    /// Lists a store that is a directory; `None` for any other.
+    async fn walk(&self, folder: &Path) -> Option<Result<listing::Walked, StoreError>> {
+        let (root, folder) = (self.inner.root.clone()?, folder.as_ref().to_owned());
+        let walked = tokio::task::spawn_blocking(move || listing::walk(&root, &folder)).await;
+        let walked = walked.unwrap_or_else(|error| {
+            Err(StoreError::Other { key: self.location().to_string(), detail: error.to_string() })
+        });
+        let found = walked.as_ref().map_or(0, |walked| walked.objects.len() as u64);
+        self.inner.counters.requests.fetch_add(found.div_ceil(PAGE).max(1), Ordering::Relaxed);
+        Some(walked)
     }
 
     fn error(&self, key: &str, error: &object_store::Error) -> StoreError {
@@ -267,7 +306,7 @@ impl Store {
     }
 
     /// Turns what a backend lists into keys of this store.
-    fn in_order(&self, objects: Vec<ObjectMeta>) -> Result<Vec<ObjectInfo>, StoreError> {
+    fn in_order(&self, objects: Vec<ObjectMeta>) -> Vec<ObjectInfo> {
         let mut found = Vec::with_capacity(objects.len());
         for object in objects {
             let location = object.location.as_ref();
@@ -283,11 +322,12 @@ impl Store {
             let modified = i32::try_from(modified.timestamp_subsec_nanos())
                 .ok()
                 .and_then(|nanos| jiff::Timestamp::new(modified.timestamp(), nanos).ok())
-                .ok_or_else(|| StoreError::Other { key: key.into(), detail: "its time is out of range".into() })?;
+                // Beyond the calendar: later than any receipt can claim.
+                .unwrap_or(jiff::Timestamp::MAX);
             found.push(ObjectInfo { key: key.into(), size: object.size, modified });
         }
         found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        Ok(found)
+        found
     }
 }
 

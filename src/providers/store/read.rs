@@ -23,7 +23,15 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn get(&self, key: &str) -> Result<Bytes, StoreError> {
-        self.read(key, None).await
+        self.read(key, None, u64::MAX).await
+    }
+
+    /// A whole object that cannot rightly be larger than `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`] if it is, before any of it is taken; else see [`StoreError`].
+    pub async fn get_at_most(&self, key: &str, limit: u64) -> Result<Bytes, StoreError> {
+        self.read(key, None, limit).await
     }
 
     /// Exactly these bytes of an object.
@@ -36,17 +44,21 @@ impl Store {
             // HTTP has no way to ask for nothing.
             return Ok(Bytes::new());
         }
-        self.read(key, Some(range)).await
+        self.read(key, Some(range), u64::MAX).await
     }
 
-    async fn read(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
+    async fn read(&self, key: &str, range: Option<Range<u64>>, limit: u64) -> Result<Bytes, StoreError> {
         let path = self.object_path(key)?;
         let counters = &self.inner.counters;
         let mut tries = self.retry.start("GET", key, &counters.retries);
         loop {
             counters.requests.fetch_add(1, Ordering::Relaxed);
-            match self.read_once(&path, range.clone()).await {
-                Ok((served, bytes)) => {
+            match self.read_once(&path, range.clone(), limit).await {
+                Ok((served, None)) => {
+                    let size = served.end - served.start;
+                    return Err(StoreError::TooLarge { key: key.into(), size, limit });
+                }
+                Ok((served, Some(bytes))) => {
                     let received = bytes.len() as u64;
                     counters.bytes_received.fetch_add(received, Ordering::Relaxed);
                     if let Some(wanted) = &range
@@ -71,13 +83,21 @@ impl Store {
         }
     }
 
-    /// The range that the store says it served, and what came.
-    async fn read_once(&self, path: &Path, range: Option<Range<u64>>) -> object_store::Result<(Range<u64>, Bytes)> {
+    /// The range that the store says it served, and what came; nothing is taken of what is larger than `limit`.
+    async fn read_once(
+        &self,
+        path: &Path,
+        range: Option<Range<u64>>,
+        limit: u64,
+    ) -> object_store::Result<(Range<u64>, Option<Bytes>)> {
         let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
         let result = self.inner.backend.get_opts(path, options).await?;
         let served = result.range.clone();
+        if served.end.saturating_sub(served.start) > limit {
+            return Ok((served, None));
+        }
         if matches!(result.payload, GetResultPayload::File(..)) {
-            return Ok((served, result.bytes().await?));
+            return Ok((served, Some(result.bytes().await?)));
         }
         // A server may send more than it announced, or announce more than fits in memory: stop at the one, and do
         // not trust the other.
@@ -88,6 +108,6 @@ impl Store {
             ready(Ok(received <= announced))
         });
         let bytes = collect_bytes(body, Some(announced.min(BODY_HINT))).await?;
-        Ok((served, bytes))
+        Ok((served, Some(bytes)))
     }
 }

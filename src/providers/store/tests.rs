@@ -371,3 +371,28 @@ fn requests_can_move_between_threads() {
         store.create("k", body("1")).await
     });
 }
+
+#[tokio::test]
+async fn a_directory_lists_past_foreign_names_and_circles() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let store = local(directory.path());
+    let packs = directory.path().join("packs");
+    store.create("packs/a", body("12")).await.unwrap();
+    for name in [b"\xff".as_slice(), b"b\x01"] {
+        std::fs::write(packs.join(std::ffi::OsStr::from_bytes(name)), "x").unwrap();
+    }
+    store.create("packs/z", body("1")).await.unwrap();
+    std::os::unix::fs::symlink("..", packs.join("circle")).unwrap();
+    std::os::unix::fs::symlink("nowhere", packs.join("dangling")).unwrap();
+    std::os::unix::fs::symlink("a", packs.join("link")).unwrap();
+    let found: Vec<String> = store.list("").await.unwrap().into_iter().map(|object| object.key).collect();
+    assert_eq!(found, ["packs/a", "packs/link", "packs/z"]);
+    assert_eq!(
+        store.get_at_most("packs/a", 1).await.unwrap_err().to_string(),
+        "packs/a is 2 bytes long, at most 1 are expected"
+    );
+    let odd = tempfile::tempdir().unwrap();
+    std::fs::write(odd.path().join(std::ffi::OsStr::from_bytes(b"\xff")), "x").unwrap();
+    assert!(!local(odd.path()).is_empty().await.unwrap(), "it is somebody's");
+}

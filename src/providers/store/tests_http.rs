@@ -182,3 +182,24 @@ async fn a_server_that_is_not_there_is_unavailable() {
     assert!(matches!(&error, StoreError::Unavailable { detail, .. } if detail.contains("refused")), "{error:?}");
     assert_eq!(store.stats().retries, 3);
 }
+
+#[tokio::test]
+async fn a_foreign_name_does_not_end_a_list() {
+    let odd = LISTED.replace("</ListBucketResult>", "<Contents><Key>pre/snapshots//x</Key><Size>1</Size></Contents>");
+    let odd: &'static str = format!("{odd}<Contents><Key>pre/&#x1;</Key></Contents></ListBucketResult>").leak();
+    let (endpoint, _) = serve(&[("200 OK", odd), ("412 Precondition Failed", ""), ("200 OK", odd)]);
+    let store = open(&endpoint);
+    let found: Vec<String> = store.list("").await.unwrap().into_iter().map(|object| object.key).collect();
+    assert_eq!(found, ["a/k"]);
+    assert_eq!(store.create("a/k", PutPayload::from_static(b"1234")).await.unwrap(), Created::AlreadyThere);
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_not_taken() {
+    let (endpoint, _) = serve(&[("200 OK\r\ncontent-length: 9000000000000", "0123"), ("200 OK", "0123")]);
+    let store = open(&endpoint);
+    let error = store.get_at_most("k", 4).await.unwrap_err();
+    assert_eq!(error, StoreError::TooLarge { key: "k".into(), size: 9_000_000_000_000, limit: 4 });
+    assert_eq!(&store.get_at_most("k", 4).await.unwrap()[..], b"0123");
+    assert_eq!(store.stats().bytes_received, 4);
+}

@@ -2,5 +2,6 @@
 
 mod content;
 mod diffs;
+pub(crate) mod refusing;
 pub(crate) mod sample;
 mod trusting;

@@ -95,7 +95,7 @@ async fn a_receipt_signed_by_another_is_skipped_and_refused_by_name() {
     let error = choose(&listing, None, &Which::Id(id.to_string())).unwrap_err();
     assert_eq!(error.code(), ExitCode::Integrity);
     let chosen = choose(&listing, None, &Which::Latest).unwrap();
-    assert!(crate::repository::choose::skipped(&listing, chosen)[0].contains(id.as_str()));
+    assert!(crate::repository::choose::skipped(&listing, chosen, &Which::Latest)[0].contains(id.as_str()));
 }
 
 #[tokio::test]
@@ -218,7 +218,7 @@ async fn a_signer_added_by_a_keys_object_is_accepted() {
 }
 
 #[tokio::test]
-async fn forks_and_gaps_are_warnings_unless_a_tombstone_explains_them() {
+async fn forks_and_gaps_are_warnings_unless_a_signed_tombstone_explains_them() {
     let (mut sample, ids) = two().await;
     let mut fork = third(&mut sample, &ids[0]).await;
     fork.seq = 2;
@@ -232,7 +232,16 @@ async fn forks_and_gaps_are_warnings_unless_a_tombstone_explains_them() {
     let gaps = |l: &Listing| l.warnings.iter().filter(|w| w.starts_with("gap: ") && w.contains(&ids[0])).count();
     // A signature without its receipt is no receipt.
     assert_eq!(gaps(&one), 2, "{:?}", one.warnings);
-    sample.put(&format!("{}/snapshots/{}.json", layout::TRASH, ids[0]), b"{}".to_vec()).await;
+    let tombstone = format!("{}/snapshots/{}.json", layout::TRASH, ids[0]);
+    sample.put(&tombstone, b"{}".to_vec()).await;
+    assert_eq!(gaps(&listing(&sample).await), 2, "anybody could have put it there");
+    let (thief, _) = SigningKey::generate().unwrap();
+    sample.put_signed(&tombstone, b"{}".to_vec(), &thief).await;
+    assert_eq!(gaps(&listing(&sample).await), 2);
+    let receipt = sample.get(&format!("snapshots/web/{}.json", ids[1])).await;
+    sample.put_signed(&tombstone, receipt, &sample.signer).await;
+    assert_eq!(gaps(&listing(&sample).await), 2, "a receipt is no tombstone");
+    sample.put_signed(&tombstone, b"{}".to_vec(), &sample.signer).await;
     assert_eq!(gaps(&listing(&sample).await), 0);
 }
 
