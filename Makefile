@@ -12,7 +12,7 @@ demo: ## back up sample data, change it, restore the first state, compare
 	sh scripts/demo.sh "$${CARGO_TARGET_DIR:-target}/debug/opsctl"
 
 test: tools ## install what the tests need, then run all of them
-	$(CARGO) test --locked
+	$(CARGO) test --locked --lib --bins --tests
 
 lint: ## formatting and clippy; every warning is an error
 	$(CARGO) fmt --check

@@ -173,6 +173,9 @@ pub(super) fn run(args: &RestoreArgs, session: &Session<'_>, out: &mut Output) -
     };
     report.warnings.iter().for_each(ui::warn);
     say_skipped_ownership(&restored);
+    if let restore::Seeding::Skipped(why) = &restored.seeding {
+        ui::say(format!("the next snapshot of it will read everything: {why}"));
+    }
     out.result(&report, |_| render(&report, &args.to))?;
     Ok(if report.warnings.is_empty() { ExitCode::Ok } else { ExitCode::Incomplete })
 }
@@ -191,10 +194,22 @@ fn announce(snapshot: &Snapshot, asked: Option<Timestamp>, now: Timestamp) {
 
 fn plan_warnings(plan: &RestorePlan) -> Vec<String> {
     let path = |path: &crate::archive::path::EntryPath| ui::display_path(path.as_bytes());
-    let missing = plan.missing.iter().map(|(p, why)| format!("not in the snapshot: {}: {why}", path(p)));
-    let changed = plan.changed.iter().map(|p| format!("was changing when it was captured: {}", path(p)));
-    let devices = plan.devices.iter().map(|p| format!("device left out (--allow-special creates it): {}", path(p)));
-    missing.chain(changed).chain(devices).collect()
+    let mut warnings = Vec::new();
+    listed(&mut warnings, &plan.missing, "not in the snapshot", |(p, why)| format!("{}: {why}", path(p)));
+    listed(&mut warnings, &plan.changed, "was changing when it was captured", path);
+    listed(&mut warnings, &plan.devices, "device left out (--allow-special creates it)", path);
+    let attributes = "extended attributes that could not be read when it was captured";
+    listed(&mut warnings, &plan.unread_xattrs, attributes, |(p, why)| format!("{}: {why}", path(p)));
+    listed(&mut warnings, &plan.lost, "damaged", String::clone);
+    warnings
+}
+
+/// A line for each item, and one for those that are only counted.
+fn listed<T>(warnings: &mut Vec<String>, items: &restore::Listed<T>, what: &str, one: impl Fn(&T) -> String) {
+    warnings.extend(items.first.iter().map(|item| format!("{what}: {}", one(item))));
+    if items.unlisted() > 0 {
+        warnings.push(format!("{what}: and {} more", items.unlisted()));
+    }
 }
 
 fn result_warnings(restored: &Restored) -> Vec<String> {
@@ -206,6 +221,9 @@ fn result_warnings(restored: &Restored) -> Vec<String> {
     let unlisted = problems.count.saturating_sub(warnings.len() as u64);
     if unlisted > 0 {
         warnings.push(format!("metadata could not be set on {unlisted} more"));
+    }
+    if let Some(damaged) = &restored.damaged {
+        warnings.push(format!("damaged in the store, though all that was wanted could be read: {damaged}"));
     }
     warnings
 }

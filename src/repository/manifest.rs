@@ -5,20 +5,22 @@
 //! * Entries come out strictly increasing, each after its directory ([`Sequence`]), and a full read ends with the
 //!   counts compared to those of root and receipt.
 //! * A read below some paths fetches only the nodes that can hold them, their content and their ancestors.
+//! * A damaged node ends a walk, unless the caller asked to go on [`Walk::in_spite_of_damage`]: then it costs the
+//!   paths in it, which are named as a [`Gap`], and nothing else.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use crate::archive::FormatError;
-use crate::archive::entry::{Content, Entry, Extent};
+use crate::archive::entry::{Content, Entry, Extent, Kind};
 use crate::archive::keyring::Identities;
 use crate::archive::manifest::{NodeRef, Root, Sequence, lines, read_branch};
 use crate::archive::path::EntryPath;
 use crate::archive::receipt::Counts;
 use crate::cancel::Cancel;
-use crate::{Context as _, Error, Result};
+use crate::{Context as _, Error, ExitCode, Result};
 
 use super::chunks::ChunkReader;
-use super::{Packs, Repository, Snapshot};
+use super::{FrameOf, Packs, Repository, Snapshot};
 
 /// Leaves of one batch at most.
 const LEAVES: usize = 256;
@@ -26,6 +28,8 @@ const LEAVES: usize = 256;
 const LEAF_BYTES: u64 = 8 << 20;
 /// Branches that are read at once.
 const BRANCHES: usize = 8;
+/// Nodes of one frame that are tried singly before the frame counts as damaged.
+const MAX_FAILURES: u32 = 3;
 
 /// The manifest of one snapshot.
 pub struct Manifest<'a> {
@@ -136,6 +140,17 @@ fn parse_lines<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &'static str,
     Ok(())
 }
 
+/// Paths of which a damaged manifest says nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The first of them.
+    pub first: EntryPath,
+    /// Every one sorts before this; `None` for the end of the manifest.
+    pub before: Option<EntryPath>,
+    /// What is damaged.
+    pub reason: String,
+}
+
 /// A node still to be read.
 struct Pending {
     node: NodeRef,
@@ -151,7 +166,11 @@ pub struct Walk<'m> {
     levels: Vec<VecDeque<Pending>>,
     sequence: Sequence,
     counts: Counts,
-    counts_must_match: bool,
+    /// Go on after damage.
+    tolerant: bool,
+    /// The ranges that are lost so far, for [`Walk::stand_in`].
+    lost: Vec<(EntryPath, Option<EntryPath>)>,
+    gaps: Vec<Gap>,
     done: bool,
 }
 
@@ -164,19 +183,28 @@ impl<'m> Walk<'m> {
             levels: (0..=height).map(|_| VecDeque::new()).collect(),
             sequence: Sequence::default(),
             counts: Counts::default(),
-            counts_must_match: true,
+            tolerant: false,
+            lost: Vec::new(),
+            gaps: Vec::new(),
             done: false,
         };
         walk.add(height, manifest.root.children.clone(), None);
         walk
     }
 
-    /// Makes counts that differ a warning. Every entry is verified by hash in any case, so whoever needs the
-    /// content should not go without it because of a wrong number.
+    /// Goes on after damage: paths in a damaged node are left out and found in [`Walk::take_gaps`], and counts that
+    /// differ are a warning. Every file is verified by hash in any case, so whoever needs the content should not go
+    /// without the rest of it. A directory whose own entry is lost is replaced by one with mode 0700.
     #[must_use]
-    pub const fn whatever_the_counts(mut self) -> Self {
-        self.counts_must_match = false;
+    pub const fn in_spite_of_damage(mut self) -> Self {
+        self.tolerant = true;
         self
+    }
+
+    /// The gaps found since the last call, in order.
+    #[must_use]
+    pub fn take_gaps(&mut self) -> Vec<Gap> {
+        std::mem::take(&mut self.gaps)
     }
 
     /// The next entries, in order; `None` at the end. Never an empty batch.
@@ -190,16 +218,18 @@ impl<'m> Walk<'m> {
             if leaves.is_empty() {
                 self.done = true;
                 match self.check_counts() {
-                    Err(error) if !self.counts_must_match => tracing::warn!("{error}"),
+                    Err(error) if self.tolerant => tracing::warn!("{error}"),
                     other => other?,
                 }
                 break;
             }
-            let extents: Vec<Extent> = leaves.iter().map(|leaf| leaf.node.extent).collect();
-            let texts = self.manifest.chunks.read(&extents).await.context(|| "reading the manifest".into())?;
             let mut entries = Vec::new();
-            for (leaf, text) in leaves.iter().zip(texts) {
-                self.take_leaf(leaf, &text, &mut entries)?;
+            for (leaf, text) in self.read(leaves).await? {
+                let taken = match read_leaf(&leaf, &text) {
+                    Ok(found) => self.take(found, &mut entries),
+                    Err(error) => self.give_up(&leaf, error),
+                };
+                taken?;
             }
             if !entries.is_empty() {
                 return Ok(Some(entries));
@@ -208,20 +238,66 @@ impl<'m> Walk<'m> {
         Ok(None)
     }
 
+    /// The text of each node; without those that are damaged, if the walk goes on after damage.
+    async fn read(&mut self, nodes: Vec<Pending>) -> Result<Vec<(Pending, Vec<u8>)>> {
+        let extents: Vec<Extent> = nodes.iter().map(|pending| pending.node.extent).collect();
+        let chunks = &self.manifest.chunks;
+        match chunks.read(&extents).await {
+            Ok(texts) => return Ok(nodes.into_iter().zip(texts).collect()),
+            Err(error) if self.tolerant && error.code() == ExitCode::Integrity => {}
+            Err(error) => return Err(error).context(|| "reading the manifest".into()),
+        }
+        let mut read = Vec::with_capacity(nodes.len());
+        // A frame that is damaged as a whole is not fetched again for each node in it.
+        let mut failures: HashMap<FrameOf, (u32, String)> = HashMap::new();
+        for pending in nodes {
+            let extent = &pending.node.extent;
+            let frame = FrameOf { pack: extent.pack, frame: extent.frame };
+            if let Some((MAX_FAILURES.., reason)) = failures.get(&frame) {
+                let error = Error::integrity(reason.clone());
+                self.give_up(&pending, error)?;
+                continue;
+            }
+            match chunks.read_one(extent).await {
+                Ok(text) => read.push((pending, text)),
+                Err(error) => {
+                    failures.entry(frame).or_insert_with(|| (0, error.full_message())).0 += 1;
+                    self.give_up(&pending, error)?;
+                }
+            }
+        }
+        Ok(read)
+    }
+
+    /// Leaves out a node that cannot be used, if the walk goes on after damage.
+    fn give_up(&mut self, pending: &Pending, error: Error) -> Result<()> {
+        if !self.tolerant || error.code() != ExitCode::Integrity {
+            return Err(error).context(|| "reading the manifest".into());
+        }
+        let Pending { node, before } = pending;
+        self.lost.push((node.first.clone(), before.clone()));
+        let reason = error.full_message();
+        match self.gaps.last_mut() {
+            // Neighbours that share their fate, as one.
+            Some(gap) if gap.before.as_ref() == Some(&node.first) && gap.reason == reason => {
+                gap.before.clone_from(before);
+            }
+            _ => self.gaps.push(Gap { first: node.first.clone(), before: before.clone(), reason }),
+        }
+        Ok(())
+    }
+
     /// Takes the next leaves, expanding branches until there is a batch of them.
     async fn next_leaves(&mut self) -> Result<Vec<Pending>> {
         while self.levels[0].len() < LEAVES {
             let Some(height) = (1..self.levels.len()).find(|height| !self.levels[*height].is_empty()) else { break };
             let some = BRANCHES.min(self.levels[height].len());
             let branches: Vec<Pending> = self.levels[height].drain(..some).collect();
-            let extents: Vec<Extent> = branches.iter().map(|branch| branch.node.extent).collect();
-            let texts = self.manifest.chunks.read(&extents).await.context(|| "reading the manifest".into())?;
-            for (branch, text) in branches.into_iter().zip(texts) {
-                let children = read_branch(&text)?;
-                if children.first().is_some_and(|child| child.first != branch.node.first) {
-                    return Err(misplaced(&branch.node));
+            for (branch, text) in self.read(branches).await? {
+                match children(&branch, &text) {
+                    Ok(children) => self.add(height - 1, children, branch.before),
+                    Err(error) => self.give_up(&branch, error)?,
                 }
-                self.add(height - 1, children, branch.before);
             }
         }
         let sizes = self.levels[0].iter().take(LEAVES).scan(0, |total, leaf| {
@@ -252,33 +328,74 @@ impl<'m> Walk<'m> {
         self.subtrees.as_ref().is_none_or(|subtrees| subtrees.iter().any(holds))
     }
 
-    fn take_leaf(&mut self, leaf: &Pending, text: &[u8], out: &mut Vec<Entry>) -> Result<()> {
-        let mut entries = Vec::new();
-        parse_lines::<Entry>(text, "manifest leaf", &mut entries)?;
-        if entries.first().is_none_or(|entry| entry.path != leaf.node.first) {
-            return Err(misplaced(&leaf.node));
-        }
+    /// Takes the entries of a leaf that are wanted.
+    fn take(&mut self, entries: Vec<Entry>, out: &mut Vec<Entry>) -> Result<()> {
         for entry in entries {
-            if self.subtrees.as_ref().is_none_or(|subtrees| is_wanted(&entry.path, subtrees)) {
-                self.sequence.take(&entry)?;
-                self.counts.add(&entry);
-                out.push(entry);
+            if self.subtrees.as_ref().is_some_and(|subtrees| !is_wanted(&entry.path, subtrees)) {
+                continue;
             }
+            if let Err(error) = self.sequence.take(&entry) {
+                if self.lost.is_empty() {
+                    return Err(error.into());
+                }
+                self.stand_in(&entry, out);
+                self.sequence.take(&entry)?;
+            }
+            self.counts.add(&entry);
+            out.push(entry);
         }
         Ok(())
+    }
+
+    /// Puts directories in the place of those above `entry` that lie in a gap.
+    fn stand_in(&mut self, entry: &Entry, out: &mut Vec<Entry>) {
+        let above = std::iter::successors(parent(&entry.path), parent);
+        let is_lost = |path: &EntryPath| {
+            let within = |(first, before): &(EntryPath, Option<EntryPath>)| {
+                first <= path && before.as_ref().is_none_or(|before| path < before)
+            };
+            self.lost.iter().any(within)
+        };
+        let mut lost: Vec<EntryPath> = above.filter(is_lost).collect();
+        lost.reverse();
+        for path in lost {
+            let mut dir = Entry::new(path, Kind::Dir);
+            (dir.mode, dir.uid, dir.gid, dir.mtime) = (0o700, entry.uid, entry.gid, entry.mtime);
+            if self.sequence.take(&dir).is_ok() {
+                out.push(dir);
+            }
+        }
     }
 
     fn check_counts(&self) -> Result<()> {
         let Manifest { root, counts: receipt, .. } = self.manifest;
         // What vanished has no entry.
         let found = Counts { vanished: root.counts.vanished, ..self.counts };
-        if self.subtrees.is_some() || (found == root.counts && root.counts == *receipt) {
+        let partial = self.subtrees.is_some() || !self.lost.is_empty();
+        if partial || (found == root.counts && root.counts == *receipt) {
             return Ok(());
         }
         Err(Error::integrity(format!(
             "the manifest holds {} files of {} bytes, its root says {} of {}, the receipt {} of {}",
             found.files, found.bytes, root.counts.files, root.counts.bytes, receipt.files, receipt.bytes
         )))
+    }
+}
+
+fn read_leaf(leaf: &Pending, text: &[u8]) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    parse_lines::<Entry>(text, "manifest leaf", &mut entries)?;
+    if entries.first().is_none_or(|entry| entry.path != leaf.node.first) {
+        return Err(misplaced(&leaf.node));
+    }
+    Ok(entries)
+}
+
+fn children(branch: &Pending, text: &[u8]) -> Result<Vec<NodeRef>> {
+    let children = read_branch(text)?;
+    match children.first() {
+        Some(child) if child.first != branch.node.first => Err(misplaced(&branch.node)),
+        _ => Ok(children),
     }
 }
 

@@ -8,7 +8,7 @@ use rustix::process::geteuid;
 
 use super::state::{DirState, state_of};
 use super::target::{Outcome, Target, TargetOptions};
-use super::target_tests::{ID, begun, entry, expected, file, path, put, seen};
+use super::target_tests::{ID, begun, entry, expected, file, path, put, seen, task};
 use crate::archive::entry::Kind;
 use crate::exit::ExitCode;
 
@@ -173,7 +173,7 @@ fn devices_need_permission() {
     drop(target);
     if geteuid().is_root() {
         let mut target = Target::open(&root, TargetOptions { allow_special: true, chown: true }).unwrap();
-        target.begin(ID).unwrap();
+        target.begin(&task(ID)).unwrap();
         assert_eq!(target.special(&entry("none", Kind::Char, 0o600)).unwrap_err().code(), ExitCode::Integrity);
         for device in [&null, &disk] {
             assert_eq!(target.special(device).unwrap(), Outcome::Created);
@@ -207,7 +207,7 @@ fn a_prepared_folder_is_refused() {
     let (_scratch, root, outside) = places();
     let refused = |why: &str| {
         let mut target = Target::open(&root, TargetOptions::default()).unwrap();
-        assert_eq!(target.begin(ID).unwrap_err().code(), ExitCode::Integrity, "{why}");
+        assert_eq!(target.begin(&task(ID)).unwrap_err().code(), ExitCode::Integrity, "{why}");
         assert_eq!(state_of(&root).unwrap_err().code(), ExitCode::Integrity, "{why}");
     };
     symlink(&outside, root.join(".opsctl")).unwrap();
@@ -231,6 +231,6 @@ fn a_prepared_folder_is_refused() {
     std::fs::remove_dir(root.join(".opsctl/restore")).unwrap();
     symlink(&outside, root.join(".opsctl/restore")).unwrap();
     let mut target = Target::open(&root, TargetOptions::default()).unwrap();
-    assert_eq!(target.begin(ID).unwrap_err().code(), ExitCode::Integrity);
+    assert_eq!(target.begin(&task(ID)).unwrap_err().code(), ExitCode::Integrity);
     assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
 }

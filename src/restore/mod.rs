@@ -5,6 +5,8 @@
 
 mod dirs;
 mod execute;
+mod fetch;
+mod lost;
 mod metadata;
 mod plan;
 mod resume;
@@ -16,7 +18,8 @@ pub mod state;
 pub mod target;
 
 pub use execute::{Restored, restore};
-pub use plan::{RestorePlan, RestoreRequest};
+pub use plan::{Listed, RestorePlan, RestoreRequest};
+pub use seed::Seeding;
 pub use select::Selection;
 
 #[cfg(test)]

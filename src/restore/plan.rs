@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::select::{Selected, Selection, Windows};
+use super::lost::describe;
+use super::select::{Selected, Selection, Window, Windows};
 use super::space::{Free, free_space};
-use super::state::{DirState, state_of};
+use super::state::{DirState, Task, not_empty, state_of};
 use super::target::TargetOptions;
 use crate::archive::entry::{Extent, Kind};
 use crate::archive::keyring::Identities;
@@ -40,6 +41,15 @@ pub struct RestoreRequest<'a> {
     pub cancel: &'a Cancel,
 }
 
+impl RestoreRequest<'_> {
+    /// What is kept beside an unfinished restore, so that nothing else goes on with it.
+    #[must_use]
+    pub fn task(&self) -> Task {
+        let Selection { include, exclude } = &self.selection;
+        Task::new(self.snapshot.id.as_str(), include.texts(), exclude.texts(), self.options.allow_special)
+    }
+}
+
 /// The plan of a restore.
 #[derive(Debug)]
 pub struct RestorePlan {
@@ -60,13 +70,17 @@ pub struct RestorePlan {
     /// Space there is.
     pub free: Free,
     /// Captured without content, with the reason: they will be missing.
-    pub missing: Vec<(EntryPath, String)>,
+    pub missing: Listed<(EntryPath, String)>,
     /// Stored while they were changing.
-    pub changed: Vec<EntryPath>,
+    pub changed: Listed<EntryPath>,
     /// Devices that are left out.
-    pub devices: Vec<EntryPath>,
+    pub devices: Listed<EntryPath>,
+    /// Extended attributes that could not be read when the snapshot was taken, with the reason.
+    pub unread_xattrs: Listed<(EntryPath, String)>,
+    /// Known already to be lost to damage, in words. That a pack is damaged shows only when it is read.
+    pub lost: Listed<String>,
     /// The whole selection, if it fits into one window.
-    pub(super) window: Option<Vec<Selected>>,
+    pub(super) window: Option<Window>,
 }
 
 impl RestorePlan {
@@ -88,9 +102,11 @@ impl RestorePlan {
             requests: 0,
             space: 0,
             free,
-            missing: Vec::new(),
-            changed: Vec::new(),
-            devices: Vec::new(),
+            missing: Listed::default(),
+            changed: Listed::default(),
+            devices: Listed::default(),
+            unread_xattrs: Listed::default(),
+            lost: Listed::default(),
             window: None,
         };
         let mut windows = Windows::new(&manifest, &request.selection);
@@ -101,8 +117,11 @@ impl RestorePlan {
             plan.add(request, &manifest, &window, &mut links)?;
             plan.window = (number == 1).then_some(window);
         }
-        let only_root = plan.files + plan.dirs <= 1 && plan.devices.is_empty();
-        if only_root && !request.selection.include.is_empty() && plan.window.as_ref().is_none_or(|w| w.len() <= 1) {
+        let only_root = plan.files + plan.dirs <= 1 && plan.devices.count == 0 && plan.lost.count == 0;
+        if only_root
+            && !request.selection.include.is_empty()
+            && plan.window.as_ref().is_none_or(|w| w.selected.len() <= 1)
+        {
             let patterns = request.selection.include.texts().join(", ");
             return Err(Error::new(
                 ExitCode::NotFound,
@@ -117,13 +136,20 @@ impl RestorePlan {
         &mut self,
         request: &RestoreRequest<'_>,
         manifest: &Manifest<'_>,
-        window: &[Selected],
+        window: &Window,
         links: &mut std::collections::HashSet<String>,
     ) -> Result<()> {
         let mut extents: Vec<&Extent> = Vec::new();
-        for Selected { entry, extents: own } in window {
+        window.gaps.iter().for_each(|gap| self.lost.push(describe(gap)));
+        for Selected { entry, extents: own, lost } in &window.selected {
             if let Some(reason) = &entry.missing {
-                note(&mut self.missing, (entry.path.clone(), reason.clone()));
+                self.missing.push((entry.path.clone(), reason.clone()));
+            }
+            for reason in &entry.unread_xattrs {
+                self.unread_xattrs.push((entry.path.clone(), reason.clone()));
+            }
+            if let Some(reason) = lost {
+                self.lost.push(format!("{:?} ({reason})", entry.path));
             }
             if !entry.is_captured() {
                 continue;
@@ -134,7 +160,7 @@ impl RestorePlan {
                 Kind::File => {
                     self.files += 1;
                     if entry.changed {
-                        note(&mut self.changed, entry.path.clone());
+                        self.changed.push(entry.path.clone());
                     }
                     if entry.hardlink.clone().is_some_and(|group| !links.insert(group)) {
                         continue;
@@ -144,7 +170,7 @@ impl RestorePlan {
                     extents.extend(own);
                 }
                 Kind::Char | Kind::Block if !request.options.allow_special => {
-                    note(&mut self.devices, entry.path.clone());
+                    self.devices.push(entry.path.clone());
                 }
                 _ => {}
             }
@@ -181,25 +207,53 @@ impl RestorePlan {
     }
 }
 
-fn note<T>(list: &mut Vec<T>, item: T) {
-    if list.len() < MAX_LISTED {
-        list.push(item);
+/// The first of many things, and how many there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed<T> {
+    /// The first of them, a bounded number.
+    pub first: Vec<T>,
+    /// How many there are in all.
+    pub count: u64,
+}
+
+impl<T> Default for Listed<T> {
+    fn default() -> Self {
+        Self { first: Vec::new(), count: 0 }
+    }
+}
+
+impl<T> Listed<T> {
+    fn push(&mut self, item: T) {
+        self.count += 1;
+        if self.first.len() < MAX_LISTED {
+            self.first.push(item);
+        }
+    }
+
+    /// How many are not in `first`.
+    #[must_use]
+    pub fn unlisted(&self) -> u64 {
+        self.count.saturating_sub(self.first.len() as u64)
     }
 }
 
 /// True if an interrupted restore goes on.
 fn check_target(request: &RestoreRequest<'_>) -> Result<bool> {
-    let to = request.to.display();
     match state_of(&request.to)? {
         DirState::Missing | DirState::Empty => Ok(false),
-        DirState::Resumable { snapshot_id } if snapshot_id == request.snapshot.id.as_str() => Ok(true),
-        DirState::Resumable { snapshot_id } => {
-            Err(Error::usage(format!("{to} holds an unfinished restore of another snapshot, {snapshot_id}"))
-                .hint(format!("go on with --snapshot {snapshot_id}, or restore to another folder")))
-        }
-        DirState::NotEmpty { example } => {
-            Err(Error::usage(format!("{to} is not empty: it holds {}", example.display()))
-                .hint("restore to a folder that does not exist yet"))
-        }
+        DirState::Resumable(task) => task.must_be(&request.task(), &request.to.display().to_string()).map(|()| true),
+        DirState::NotEmpty { example } => Err(not_empty(&request.to.display().to_string(), &example)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_listed_is_counted() {
+        let mut listed = Listed::default();
+        (0..MAX_LISTED + 7).for_each(|n| listed.push(n));
+        assert_eq!((listed.first.len(), listed.count, listed.unlisted()), (MAX_LISTED, MAX_LISTED as u64 + 7, 7));
     }
 }

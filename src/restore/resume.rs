@@ -6,6 +6,7 @@
 //! Invariants: nothing is opened but the regular file that was looked at; nothing is removed unasked.
 
 use std::os::fd::AsFd as _;
+use std::sync::PoisonError;
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -15,6 +16,7 @@ use super::metadata::proc_name;
 use super::staging::hash_file;
 use super::target::{Target, is, taken};
 use crate::archive::entry::Entry;
+use crate::archive::path::EntryPath;
 use crate::error::{Context as _, Result};
 
 impl Target {
@@ -45,7 +47,7 @@ impl Target {
             other => other,
         };
         let file = std::fs::File::from(file.context(what)?);
-        let same = Some(hash_file(&file, entry.size).context(what)?) == entry.sha256;
+        let same = Some(hash_file(&file, entry.size, &self.cancel).context(what)?) == entry.sha256;
         if same && entry.hardlink.is_some() {
             self.remember(entry, &stat);
         }
@@ -65,5 +67,15 @@ impl Target {
         }
         self.staging()?;
         fs::unlinkat(&parent, name, AtFlags::empty()).context(|| format!("removing {}", shown(entry.path.as_bytes())))
+    }
+
+    /// For going on: true if the entry's name is one of the file that this restore put, or found, at `first`.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn is_link_of(&self, first: &EntryPath, entry: &Entry) -> Result<bool> {
+        let known = self.links.lock().unwrap_or_else(PoisonError::into_inner).get(first).copied();
+        let found = self.stat(entry)?;
+        Ok(found.is_some_and(|stat| known == Some((stat.st_dev, stat.st_ino))))
     }
 }

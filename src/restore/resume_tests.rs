@@ -8,7 +8,7 @@ use rustix::thread::{Gid, Uid};
 
 use super::state::{DirState, state_of};
 use super::target::{Target, TargetOptions};
-use super::target_tests::{ID, begun, entry, expected, file, path, put, seen, xattr};
+use super::target_tests::{ID, begun, entry, expected, file, path, put, seen, task, xattr};
 use crate::archive::entry::Kind;
 use crate::archive::path::EntryPath;
 use crate::exit::ExitCode;
@@ -26,9 +26,9 @@ fn a_restore_goes_on_where_it_was_interrupted() {
     let dir = entry("d", Kind::Dir, 0o500);
     {
         let target = begun(&root);
-        assert_eq!(state_of(&root).unwrap(), DirState::Resumable { snapshot_id: ID.into() });
+        assert_eq!(state_of(&root).unwrap(), DirState::Resumable(task(ID)));
         let mut other = Target::open(&root, TargetOptions::default()).unwrap();
-        assert_eq!(other.begin(ID).unwrap_err().code(), ExitCode::Busy);
+        assert_eq!(other.begin(&task(ID)).unwrap_err().code(), ExitCode::Busy);
         target.make_dir(&dir).unwrap();
         put(&target, &good, b"good").unwrap();
         target.symlink(&link).unwrap();
@@ -38,7 +38,7 @@ fn a_restore_goes_on_where_it_was_interrupted() {
     }
     std::fs::write(root.join("d/torn"), b"to\0\0").unwrap();
     let mut other = Target::open(&root, TargetOptions::default()).unwrap();
-    assert_eq!(other.begin("another").unwrap_err().code(), ExitCode::Usage);
+    assert_eq!(other.begin(&task("another")).unwrap_err().code(), ExitCode::Usage);
     drop(other);
     let target = begun(&root);
     assert_eq!(std::fs::read_dir(root.join(".opsctl/restore")).unwrap().count(), 0, "left-overs are gone");

@@ -1,13 +1,15 @@
 //! Which entries of a snapshot a restore wants, in windows that fit into memory.
 //!
 //! Invariants: order is that of the manifest; a selected path's directories come with it; a window
-//! holds a bounded number of extents, so memory does not grow with the snapshot.
+//! holds a bounded number of extents, so memory does not grow with the snapshot; damage costs the
+//! paths that it hurts, which are named.
 
-use crate::Result;
 use crate::archive::entry::{Entry, Extent, Kind};
 use crate::archive::path::EntryPath;
 use crate::filter::Patterns;
+use crate::repository::manifest::Gap;
 use crate::repository::{Manifest, Walk};
+use crate::{ExitCode, Result};
 
 /// Extents in one window, at least one file. At about 500 bytes each with their entry.
 const WINDOW: usize = 32_768;
@@ -38,6 +40,16 @@ impl Selection {
 pub(super) struct Selected {
     pub entry: Entry,
     pub extents: Vec<Extent>,
+    /// Why its extents cannot be had, if a damaged object is the reason.
+    pub lost: Option<String>,
+}
+
+/// A part of the selection that fits into memory.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    pub selected: Vec<Selected>,
+    /// What of the manifest could not be read on the way.
+    pub gaps: Vec<Gap>,
 }
 
 /// Reads the selected entries of a manifest, window by window.
@@ -52,22 +64,27 @@ pub(super) struct Windows<'m> {
 
 impl<'m> Windows<'m> {
     pub(super) fn new(manifest: &'m Manifest<'m>, selection: &'m Selection) -> Self {
-        let walk = manifest.walk(selection.include.literal_paths().as_deref()).whatever_the_counts();
+        let walk = manifest.walk(selection.include.literal_paths().as_deref()).in_spite_of_damage();
         Self { manifest, walk, selection, ancestors: Vec::new(), rest: Vec::new().into_iter() }
     }
 
     /// The next window; `None` at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<Vec<Selected>>> {
-        let (mut window, mut size) = (Vec::new(), 0);
+    pub(super) async fn next(&mut self) -> Result<Option<Window>> {
+        let (mut selected, mut size) = (Vec::new(), 0);
         while size < WINDOW {
             let Some(entry) = self.next_entry().await? else { break };
             for entry in self.select(entry) {
-                let extents = self.manifest.extents(&entry).await?;
+                let (extents, lost) = match self.manifest.extents(&entry).await {
+                    Ok(extents) => (extents, None),
+                    Err(error) if error.code() == ExitCode::Integrity => (Vec::new(), Some(error.full_message())),
+                    Err(error) => return Err(error),
+                };
                 size += extents.len().max(1);
-                window.push(Selected { entry, extents });
+                selected.push(Selected { entry, extents, lost });
             }
         }
-        Ok((!window.is_empty()).then_some(window))
+        let gaps = self.walk.take_gaps();
+        Ok((!selected.is_empty() || !gaps.is_empty()).then_some(Window { selected, gaps }))
     }
 
     async fn next_entry(&mut self) -> Result<Option<Entry>> {

@@ -39,11 +39,3 @@ pub fn free_space(dir: &Path) -> Result<Free> {
     }
     Err(Errno::NOENT).context(|| format!("finding {}", full.display()))
 }
-
-/// The free bytes of [`free_space`].
-///
-/// # Errors
-/// As [`free_space`].
-pub fn free_bytes(dir: &Path) -> Result<u64> {
-    free_space(dir).map(|free| free.bytes)
-}

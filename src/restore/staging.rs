@@ -16,14 +16,17 @@ use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, RenameFlags, SeekF
 use rustix::io::Errno;
 
 use super::dirs::shown;
-use super::state::{self, FOLDER, STAGING};
+use super::state::{self, DirState, FOLDER, STAGING, Task, not_empty};
 use crate::archive::entry::{Entry, Kind};
 use crate::archive::hash::{Hash, Hasher};
 use crate::archive::path::EntryPath;
+use crate::cancel::Cancel;
 use crate::error::{Context as _, Error, Result};
 use crate::exit::ExitCode;
 
 const READ_BUFFER: usize = 256 << 10;
+/// Zeros hashed at once: a fraction of a second.
+const ZEROS: u64 = 64 << 20;
 
 /// The open staging folder.
 pub(super) struct Staging {
@@ -34,7 +37,7 @@ pub(super) struct Staging {
 
 impl Staging {
     /// Creates or takes over the folders below `root`, locks them, and writes the marker if there is none.
-    pub(super) fn begin(root: BorrowedFd<'_>, snapshot_id: &str) -> Result<Arc<Self>> {
+    pub(super) fn begin(root: BorrowedFd<'_>, task: &Task) -> Result<Arc<Self>> {
         let folder = own_dir(root, FOLDER)?;
         let parts = own_dir(folder.as_fd(), STAGING)?;
         match fs::flock(&parts, FlockOperation::NonBlockingLockExclusive) {
@@ -45,13 +48,17 @@ impl Staging {
             Err(errno) => return Err(errno).context(|| format!("locking {FOLDER}/{STAGING}")),
         }
         match state::read_marker(folder.as_fd())? {
-            Some(other) if other != snapshot_id => {
-                return Err(Error::usage(format!("the directory holds an unfinished restore of snapshot {other}"))
-                    .hint("finish that restore, or choose another directory"));
+            Some(begun) => begun.must_be(task, "the directory")?,
+            None => {
+                // Looked at again, now that no other restore can put anything there.
+                if let DirState::NotEmpty { example } = state::look(root)? {
+                    let _ = fs::unlinkat(&folder, STAGING, AtFlags::REMOVEDIR);
+                    let _ = fs::unlinkat(root, FOLDER, AtFlags::REMOVEDIR);
+                    return Err(not_empty("the directory", &example));
+                }
+                state::write_marker(root, folder.as_fd(), task)
+                    .context(|| format!("writing the marker in {FOLDER}"))?;
             }
-            Some(_) => {}
-            None => state::write_marker(root, folder.as_fd(), snapshot_id)
-                .context(|| format!("writing the marker in {FOLDER}"))?,
         }
         let staging = Self { folder, parts, next: AtomicU64::new(0) };
         staging.empty()?;
@@ -182,19 +189,20 @@ pub struct Staged {
     pub(super) file: std::fs::File,
     path: EntryPath,
     size: u64,
+    cancel: Cancel,
 }
 
 /// A staged file whose content was read back and has the recorded hash.
 pub struct Verified(pub(super) Staged);
 
 impl Staged {
-    pub(super) fn create(staging: &Arc<Staging>, entry: &Entry) -> Result<Self> {
+    pub(super) fn create(staging: &Arc<Staging>, entry: &Entry, cancel: Cancel) -> Result<Self> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let (part, fd) = staging.part(|dir, name| fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR))?;
         if entry.size > 0 {
             fs::ftruncate(&fd, entry.size)?;
         }
-        Ok(Self { part, file: fd.into(), path: entry.path.clone(), size: entry.size })
+        Ok(Self { part, file: fd.into(), path: entry.path.clone(), size: entry.size, cancel })
     }
 
     /// Writes `bytes` at `offset`; from any thread, in any order.
@@ -218,7 +226,8 @@ impl Staged {
     /// # Errors
     /// When it cannot be read.
     pub fn read_back_hash(&self) -> Result<Hash> {
-        hash_file(&self.file, self.size).context(|| format!("reading back {}", shown(self.path.as_bytes())))
+        hash_file(&self.file, self.size, &self.cancel)
+            .context(|| format!("reading back {}", shown(self.path.as_bytes())))
     }
 
     /// Compares the file, read back from the file system, with the hash in the manifest.
@@ -239,8 +248,8 @@ impl Staged {
     }
 }
 
-/// The hash of the first `size` bytes of `file`.
-pub(super) fn hash_file(file: &std::fs::File, size: u64) -> Result<Hash> {
+/// The hash of the first `size` bytes of `file`. A cancel ends it within a buffer.
+pub(super) fn hash_file(file: &std::fs::File, size: u64, cancel: &Cancel) -> Result<Hash> {
     let mut hasher = Hasher::default();
     let mut buffer = vec![0; READ_BUFFER];
     let mut at = 0;
@@ -251,13 +260,18 @@ pub(super) fn hash_file(file: &std::fs::File, size: u64) -> Result<Hash> {
             Err(Errno::NXIO) => size,
             Err(_) => at,
         };
-        hasher.update_zeros(data - at);
+        while at < data {
+            cancel.check()?;
+            let step = (data - at).min(ZEROS);
+            hasher.update_zeros(step);
+            at += step;
+        }
         let end = match fs::seek(file, SeekFrom::Hole(data)) {
             Ok(found) if found > data => found.min(size),
             _ => size,
         };
-        at = data;
         while at < end {
+            cancel.check()?;
             let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
             let got = std::os::unix::fs::FileExt::read_at(file, &mut buffer[..want], at)?;
             if got == 0 {

@@ -1,8 +1,8 @@
 //! What a directory is to a restore, and the marker that lets an interrupted one go on.
 //!
-//! The marker `.opsctl/restore.json` says which snapshot is being restored. It is on disk before
-//! the first restored file and goes away after the last, so a directory with a marker holds an
-//! unfinished restore of exactly that snapshot, and one without holds somebody's files.
+//! The marker `.opsctl/restore.json` says which snapshot is being restored, and what of it. It is on
+//! disk before the first restored file and goes away after the last, so a directory with a marker
+//! holds an unfinished restore of exactly that, and one without holds somebody's files.
 //!
 //! Invariant: `.opsctl` is a real directory that belongs to the running user, or it is refused.
 
@@ -24,9 +24,11 @@ pub const FOLDER: &str = ".opsctl";
 /// The staging folder inside it.
 pub(super) const STAGING: &str = "restore";
 const MARKER: &str = "restore.json";
+const LOCK: &str = "lock";
 const NEW_MARKER: &str = "restore.json.new";
 const MARKER_TYPE: &str = "opsctl-restore";
-const MARKER_MAX: u64 = 4096;
+/// More than any command line can hold.
+const MARKER_MAX: u64 = 16 << 20;
 
 /// What stands where a restore should go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,10 +38,7 @@ pub enum DirState {
     /// An empty directory; `lost+found` and an empty folder of ours do not count.
     Empty,
     /// An unfinished restore.
-    Resumable {
-        /// The snapshot that is being restored.
-        snapshot_id: String,
-    },
+    Resumable(Task),
     /// A directory with files in it.
     NotEmpty {
         /// One of them, relative to the directory.
@@ -47,12 +46,74 @@ pub enum DirState {
     },
 }
 
+/// What a restore does. Only the same may go on with what it began.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// The snapshot that is being restored.
+    pub snapshot_id: String,
+    /// The `--include` patterns, sorted.
+    #[serde(default)]
+    pub include: Vec<String>,
+    /// The `--exclude` patterns, sorted.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Whether devices are created.
+    #[serde(default)]
+    pub allow_special: bool,
+}
+
+impl Task {
+    /// The restore of a snapshot, or the part of it between the patterns.
+    #[must_use]
+    pub fn new(snapshot_id: &str, include: &[String], exclude: &[String], allow_special: bool) -> Self {
+        let sorted = |patterns: &[String]| {
+            let mut patterns = patterns.to_vec();
+            patterns.sort_unstable();
+            patterns.dedup();
+            patterns
+        };
+        Self { snapshot_id: snapshot_id.to_owned(), include: sorted(include), exclude: sorted(exclude), allow_special }
+    }
+
+    /// The options of the command that does this.
+    #[must_use]
+    pub fn options(&self) -> String {
+        let mut text = format!("--snapshot {}", self.snapshot_id);
+        for (option, patterns) in [("--include", &self.include), ("--exclude", &self.exclude)] {
+            for pattern in patterns {
+                text.push_str(&format!(" {option} '{}'", pattern.replace('\'', "'\\''")));
+            }
+        }
+        if self.allow_special {
+            text.push_str(" --allow-special");
+        }
+        text
+    }
+
+    /// Fails if an unfinished restore in `place` does something else than `wanted`.
+    ///
+    /// # Errors
+    /// Usage, with the options that go on with it.
+    pub fn must_be(&self, wanted: &Self, place: &str) -> Result<()> {
+        if self == wanted {
+            return Ok(());
+        }
+        let message = if self.snapshot_id == wanted.snapshot_id {
+            format!("{place} holds an unfinished restore of the same snapshot with another selection")
+        } else {
+            format!("{place} holds an unfinished restore of another snapshot, {}", self.snapshot_id)
+        };
+        Err(Error::usage(message).hint(format!("go on with {}, or restore to another folder", self.options())))
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Marker {
     #[serde(rename = "type")]
     kind: String,
     format: u32,
-    snapshot_id: String,
+    #[serde(flatten)]
+    task: Task,
 }
 
 /// Looks at `dir` without changing anything.
@@ -67,23 +128,25 @@ pub fn state_of(dir: &Path) -> Result<DirState> {
         Err(Errno::NOTDIR) => return Err(Error::usage(format!("{} is not a directory", dir.display()))),
         Err(errno) => return Err(errno).context(|| format!("opening {}", dir.display())),
     };
-    look(&root).context(|| format!("looking at {}", dir.display()))
+    look(root.as_fd()).context(|| format!("looking at {}", dir.display()))
 }
 
-fn look(root: &OwnedFd) -> Result<DirState> {
+/// [`state_of`] for an open directory.
+pub(super) fn look(root: BorrowedFd<'_>) -> Result<DirState> {
     let mut example = None;
-    for (name, kind) in names(root.as_fd())? {
+    for (name, kind) in names(root)? {
         let harmless = name == b"lost+found" && kind == FileType::Directory;
         if !harmless && name != FOLDER.as_bytes() {
             example = Some(name);
             break;
         }
     }
-    if let Some(folder) = open_folder(root.as_fd())? {
-        if let Some(snapshot_id) = read_marker(folder.as_fd())? {
-            return Ok(DirState::Resumable { snapshot_id });
+    if let Some(folder) = open_folder(root)? {
+        if let Some(task) = read_marker(folder.as_fd())? {
+            return Ok(DirState::Resumable(task));
         }
-        let ours = |name: &[u8]| name == STAGING.as_bytes() || name == NEW_MARKER.as_bytes();
+        // A lock file may stay from a command that asked for the state and had nothing to keep.
+        let ours = |name: &[u8]| [STAGING, NEW_MARKER, LOCK].iter().any(|own| name == own.as_bytes());
         let other = names(folder.as_fd())?.into_iter().find(|(name, _)| !ours(name));
         example = example.or_else(|| other.map(|(name, _)| [FOLDER.as_bytes(), b"/", &name].concat()));
     }
@@ -91,6 +154,12 @@ fn look(root: &OwnedFd) -> Result<DirState> {
         Some(name) => DirState::NotEmpty { example: OsString::from_vec(name) },
         None => DirState::Empty,
     })
+}
+
+/// The error for a directory with files in it.
+pub(super) fn not_empty(place: &str, example: &OsString) -> Error {
+    Error::usage(format!("{place} is not empty: it holds {}", Path::new(example).display()))
+        .hint("restore to a folder that does not exist yet")
 }
 
 /// Names and types in a directory, without `.` and `..`.
@@ -133,8 +202,8 @@ pub(super) fn open_own_dir(parent: BorrowedFd<'_>, name: &str) -> Result<Option<
     Ok(Some(fd))
 }
 
-/// The snapshot that the marker in `folder` names, if there is one.
-pub(super) fn read_marker(folder: BorrowedFd<'_>) -> Result<Option<String>> {
+/// What the marker in `folder` says, if there is one.
+pub(super) fn read_marker(folder: BorrowedFd<'_>) -> Result<Option<Task>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let fd = match fs::openat(folder, MARKER, flags, Mode::empty()) {
         Ok(fd) => fd,
@@ -152,12 +221,12 @@ pub(super) fn read_marker(folder: BorrowedFd<'_>) -> Result<Option<String>> {
         check_envelope("marker of a restore", MARKER_TYPE, &marker.kind, marker.format, &[])?;
         Ok(marker)
     };
-    read().map(|marker| Some(marker.snapshot_id)).context(|| format!("reading {FOLDER}/{MARKER}"))
+    read().map(|marker| Some(marker.task)).context(|| format!("reading {FOLDER}/{MARKER}"))
 }
 
 /// Writes the marker, and makes sure it survives a power cut together with `folder`, which `root` holds.
-pub(super) fn write_marker(root: BorrowedFd<'_>, folder: BorrowedFd<'_>, snapshot_id: &str) -> Result<()> {
-    let marker = Marker { kind: MARKER_TYPE.to_owned(), format: FORMAT, snapshot_id: snapshot_id.to_owned() };
+pub(super) fn write_marker(root: BorrowedFd<'_>, folder: BorrowedFd<'_>, task: &Task) -> Result<()> {
+    let marker = Marker { kind: MARKER_TYPE.to_owned(), format: FORMAT, task: task.clone() };
     let bytes = serde_json::to_vec(&marker).map_err(|e| Error::from(std::io::Error::from(e)))?;
     remove(folder, NEW_MARKER)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;

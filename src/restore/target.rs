@@ -26,9 +26,10 @@ use super::metadata::{Object, Report, apply, proc_name};
 pub use super::metadata::{Problem, Problems};
 use super::staging::Staging;
 pub use super::staging::{Staged, Verified};
-use super::state::FOLDER;
+use super::state::{FOLDER, Task};
 use crate::archive::entry::{Entry, Kind};
 use crate::archive::path::EntryPath;
+use crate::cancel::Cancel;
 use crate::error::{Context as _, Error, Result};
 
 const PRIVATE: Mode = Mode::RWXU;
@@ -67,8 +68,10 @@ pub struct Target {
     pub(super) dirs: Dirs,
     report: Report,
     staging: Option<Arc<Staging>>,
+    /// Stops the reading of files.
+    pub(super) cancel: Cancel,
     /// Device and inode of the files that are the first of a hard-link group.
-    links: Mutex<HashMap<EntryPath, (u64, u64)>>,
+    pub(super) links: Mutex<HashMap<EntryPath, (u64, u64)>>,
 }
 
 impl Target {
@@ -100,18 +103,26 @@ impl Target {
             options,
             report: Report::default(),
             staging: None,
+            cancel: Cancel::default(),
             links: Mutex::default(),
         })
     }
 
-    /// Starts restoring `snapshot_id`, or goes on with it: takes the lock, puts the marker on disk,
+    /// The same, whose reading of files ends when `cancel` is set.
+    #[must_use]
+    pub fn cancelled_by(mut self, cancel: &Cancel) -> Self {
+        self.cancel = cancel.clone();
+        self
+    }
+
+    /// Starts a restore, or goes on with it: takes the lock, puts the marker on disk,
     /// and removes what an interrupted run left in the staging folder.
     ///
     /// # Errors
-    /// Busy, when another restore works here; usage, when the directory holds an unfinished restore
-    /// of another snapshot; integrity, when `.opsctl` is not a directory of ours.
-    pub fn begin(&mut self, snapshot_id: &str) -> Result<()> {
-        let staging = Staging::begin(self.root.as_fd(), snapshot_id);
+    /// Busy, when another restore works here; usage, when the directory holds files or an unfinished
+    /// restore of something else; integrity, when `.opsctl` is not a directory of ours.
+    pub fn begin(&mut self, task: &Task) -> Result<()> {
+        let staging = Staging::begin(self.root.as_fd(), task);
         self.staging = Some(staging.context(|| format!("preparing {}", self.shown.display()))?);
         Ok(())
     }
@@ -159,7 +170,8 @@ impl Target {
     /// # Errors
     /// When it cannot be created.
     pub fn stage(&self, entry: &Entry) -> Result<Staged> {
-        Staged::create(self.staging()?, entry).context(|| format!("creating {}", shown(entry.path.as_bytes())))
+        Staged::create(self.staging()?, entry, self.cancel.clone())
+            .context(|| format!("creating {}", shown(entry.path.as_bytes())))
     }
 
     /// Gives a verified file its metadata and then its name.

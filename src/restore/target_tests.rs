@@ -19,6 +19,10 @@ use crate::exit::ExitCode;
 
 pub(super) const ID: &str = "20260307T140000Z-000001-0123456789abcdef";
 
+pub(super) fn task(id: &str) -> super::state::Task {
+    super::state::Task::new(id, &[], &[], false)
+}
+
 pub(super) fn path(bytes: impl AsRef<[u8]>) -> EntryPath {
     EntryPath::new(bytes.as_ref().to_vec()).unwrap()
 }
@@ -47,7 +51,7 @@ pub(super) fn xattr(name: &str, value: &[u8]) -> Xattr {
 pub(super) fn begun(dir: &Path) -> Target {
     let options = TargetOptions::for_this_user();
     let mut target = Target::open(dir, options).unwrap();
-    target.begin(ID).unwrap();
+    target.begin(&task(ID)).unwrap();
     target
 }
 
