@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
-use crate::archive::entry::{Entry, Extent, FrameRef, Kind};
+use crate::archive::entry::{self, Entry, Extent, FrameRef, Kind};
 use crate::archive::frame;
 use crate::archive::hash::{Hash, Hasher};
 use crate::archive::keyring::Identities;
@@ -17,7 +17,7 @@ use crate::cancel::Cancel;
 use crate::repository::{FetchOptions, FetchPlan, FrameOf, Manifest, Repository, Snapshot};
 use crate::{ExitCode, Result};
 
-use super::findings::Findings;
+use super::findings::{Findings, shown};
 use super::hurt::tolerate;
 use super::inventory::Inventory;
 
@@ -43,7 +43,7 @@ impl Content<'_> {
     pub(super) async fn run(&self, chosen: &[PackLine], findings: &mut Findings) -> Result<()> {
         let mut wanted: Wanted = chosen.iter().map(|line| (line.pack, BTreeMap::new())).collect();
         for snapshot in self.inventory.readable(findings) {
-            let collected = self.collect(snapshot, &mut wanted, findings).await;
+            let collected = self.collect(snapshot, &mut wanted).await;
             tolerate(self.repository, self.inventory, snapshot, collected, findings)?;
         }
         let longer = self.packs(chosen, &wanted, findings).await?;
@@ -56,12 +56,13 @@ impl Content<'_> {
     }
 
     /// Adds the chunks of `snapshot` that lie in wanted packs.
-    async fn collect(&self, snapshot: &Snapshot, wanted: &mut Wanted, findings: &mut Findings) -> Result<()> {
+    async fn collect(&self, snapshot: &Snapshot, wanted: &mut Wanted) -> Result<()> {
         let manifest = self.repository.manifest(snapshot, self.identities, self.cancel).await?;
         let mut walk = manifest.walk(None);
         while let Some(batch) = walk.next().await? {
             for entry in batch.iter().filter(|entry| entry.kind == Kind::File) {
-                let Some(extents) = extents(&manifest, entry, snapshot, findings).await? else { continue };
+                // Damage of it is noted below, when it is known which packs are to blame.
+                let Some(extents) = tolerated(manifest.extents(entry).await)? else { continue };
                 for extent in extents {
                     let Some(frames) = wanted.get_mut(&extent.pack) else { continue };
                     let longest = frames.entry(extent.frame).or_default().entry(extent.chunk).or_default();
@@ -119,8 +120,8 @@ impl Content<'_> {
         let mut walk = manifest.walk(None);
         while let Some(batch) = walk.next().await? {
             for entry in batch.iter().filter(|entry| entry.kind == Kind::File) {
-                let Some(expected) = entry.sha256 else { continue };
                 let Some(extents) = extents(&manifest, entry, snapshot, findings).await? else { continue };
+                let Some(expected) = entry.sha256 else { continue };
                 let usable = |x: &Extent| {
                     wanted.contains_key(&x.pack)
                         && !findings.bad_packs.contains(&x.pack)
@@ -150,6 +151,14 @@ impl Content<'_> {
     }
 }
 
+/// `None` for damage.
+fn tolerated<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Err(error) if error.code() == ExitCode::Integrity => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 /// The extents of a file; `None` if they are damaged, which is noted.
 async fn extents(
     manifest: &Manifest<'_>,
@@ -160,11 +169,44 @@ async fn extents(
     match manifest.extents(entry).await {
         Ok(extents) => Ok(Some(extents)),
         Err(error) if error.code() == ExitCode::Integrity => {
-            findings.damaged_file(snapshot, &entry.path, &error.full_message());
+            let blamed = matches!(entry.content, entry::Content::Listed(_))
+                && blame_packs(manifest, entry, snapshot, findings).await?;
+            if !blamed {
+                findings.damaged_file(snapshot, &entry.path, &error.full_message());
+            }
             Ok(None)
         }
         Err(error) => Err(error),
     }
+}
+
+/// Notes the packs that hold damaged pieces of a list of extents; `false` if it is not them.
+async fn blame_packs(
+    manifest: &Manifest<'_>,
+    entry: &Entry,
+    snapshot: &Snapshot,
+    findings: &mut Findings,
+) -> Result<bool> {
+    let mut blamed = false;
+    for piece in entry.inline_extents() {
+        let pack = layout::pack(piece.pack);
+        if !findings.bad_packs.contains(&piece.pack) {
+            match manifest.chunks().read_one(piece).await {
+                Ok(_) => continue,
+                // What the list of packs does not know is no damage of a pack.
+                Err(_) if manifest.packs().locate(piece).is_err() => continue,
+                Err(error) if error.code() == ExitCode::Integrity => {
+                    findings.damage(&pack, format!("a list of extents in it: {}", error.full_message()), []);
+                    findings.bad_chunks.insert(piece.chunk, piece.pack);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        findings.damage_of(&pack, snapshot);
+        findings.file(&pack, shown(&entry.path));
+        blamed = true;
+    }
+    Ok(blamed)
 }
 
 /// The chunks that are not in the frame, are something else, or are too short; and those that are longer than used.

@@ -77,8 +77,15 @@ impl Findings {
     /// Notes a damaged file of a snapshot.
     pub(super) fn damaged_file(&mut self, snapshot: &Snapshot, path: &EntryPath, reason: &str) {
         let (key, name) = (snapshot.key(), shown(path));
-        self.damage(&key, format!("{name:?}: {reason}"), [snapshot.id.as_str()]);
+        self.damage(&key, format!("{name}: {reason}"), [snapshot.id.as_str()]);
         self.file(&key, name);
+    }
+
+    /// Notes that `snapshot` needs a damaged object.
+    pub(super) fn damage_of(&mut self, object: &str, snapshot: &Snapshot) {
+        if let Some(found) = self.damaged.get_mut(object) {
+            found.snapshots.insert(snapshot.id.to_string());
+        }
     }
 
     /// Notes a file that damage of `object` hurts.
@@ -109,7 +116,7 @@ impl Findings {
     }
 }
 
-/// A path as it is shown in a report.
+/// A path as it is shown in a report: no two paths look the same, UTF-8 or not.
 pub(super) fn shown(path: &EntryPath) -> String {
-    String::from_utf8_lossy(path.as_bytes()).into_owned()
+    crate::ui::display_path(path.as_bytes())
 }

@@ -53,7 +53,8 @@ pub struct Damaged {
     pub reason: String,
     /// The snapshots that need it.
     pub snapshots: Vec<String>,
-    /// The files, of any of these snapshots, that cannot be restored without it. Empty without an identity.
+    /// The files, of any of these snapshots, that cannot be restored without it. Empty without an identity. Bytes that
+    /// are not UTF-8 and control characters are written as `\\xNN`, the backslash as `\\\\`.
     pub files: Vec<String>,
 }
 

@@ -335,3 +335,44 @@ async fn an_object_that_is_refused_is_damage_and_the_rest_is_checked() {
         assert!(run(&sample, &at(Level::Hash), false).await.is_err(), "the store is away");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_list_of_extents_is_the_fault_of_its_pack() {
+    let mut sample = Sample::new().await;
+    sample.pack_size = 1;
+    let chunks: Vec<Vec<u8>> = (0..400).map(|n| noise(500, n)).collect();
+    let mut file = sample.file_of_chunks(b"b\xffg\\", &chunks, Hash::of(&chunks.concat())).await;
+    let tree = [Entry::new(path(b""), Kind::Dir), file.clone()];
+    let id = sample.snapshot("web", None, 60, &tree).await;
+    let pack = layout::pack(file.inline_extents()[0].pack);
+    let intact = sample.get(&pack).await;
+    sample.damage(&pack, |bytes| bytes[500] ^= 1).await;
+    for level in [Level::Hash, Level::Decrypt] {
+        let report = checked(&sample, level, true).await;
+        assert_eq!(report.damaged.len(), 1, "{level} {report:?}");
+        assert_eq!(report.damaged[0].object, pack);
+        assert_eq!(report.damaged[0].files, [r"b\xffg\\"]);
+        assert_eq!(report.damaged[0].snapshots, [id.to_string()]);
+    }
+    // A list that lies in intact packs and lies about its chunks: the receipt's manifest is wrong.
+    sample.put(&pack, intact).await;
+    let crate::archive::entry::Content::Listed(list) = &mut file.content else { panic!("inline") };
+    list.pop();
+    let id = sample.snapshot("web", Some(&id), 30, &[Entry::new(path(b""), Kind::Dir), file]).await;
+    let report = checked(&sample, Level::Decrypt, true).await;
+    assert!(report.damaged.len() == 1 && report.damaged[0].object.contains(id.as_str()), "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_descriptor_that_contradicts_the_keys_is_damage() {
+    let (sample, _, _) = two().await;
+    sample
+        .damage(layout::DESCRIPTOR, |bytes| {
+            let text = String::from_utf8(bytes.clone()).unwrap();
+            *bytes = text.replace(&sample.keys.store_id, &"2".repeat(32)).into_bytes();
+        })
+        .await;
+    let report = checked(&sample, Level::List, false).await;
+    assert_eq!(report.damaged.len(), 1, "{report:?}");
+    assert!(report.damaged[0].object == layout::DESCRIPTOR && report.damaged[0].reason.contains("2222"));
+}

@@ -56,7 +56,8 @@ pub(super) fn run(args: &CheckArgs, session: &Session<'_>, out: &mut Output) -> 
     let report = session.block(work);
     bar.finish();
     let report = report?;
-    report.warnings.iter().for_each(ui::warn);
+    // Forks and gaps were said when the listing was read.
+    report.warnings.iter().filter(|warning| !listing.warnings.contains(warning)).for_each(ui::warn);
     out.result(&report, |_| render(&report))?;
     Ok(report.exit_code())
 }

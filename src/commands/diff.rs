@@ -1,10 +1,13 @@
 //! `opsctl diff`: what changed between two snapshots.
 
 use clap::Args;
+use serde::Serialize;
 
 use super::Session;
+use super::ls::go_on;
 use super::reading::{ReadArgs, Reading};
-use crate::repository::diff::{Change, ChangeRow, DiffDocument, diff};
+use crate::archive::receipt::SnapshotId;
+use crate::repository::diff::{Change, ChangeRow, diff};
 use crate::repository::{Purpose, Which};
 use crate::ui::{self, Output};
 use crate::{ExitCode, Result};
@@ -30,6 +33,14 @@ pub struct DiffArgs {
     read: ReadArgs,
 }
 
+/// What stands before the changes in a [`DiffDocument`](crate::repository::diff::DiffDocument), which is written piece by
+/// piece.
+#[derive(Serialize)]
+struct Head<'a> {
+    from: &'a SnapshotId,
+    to: &'a SnapshotId,
+}
+
 pub(super) fn run(args: &DiffArgs, session: &Session<'_>, out: &mut Output) -> Result<ExitCode> {
     let reading = Reading::open(session, &args.read.trust, Purpose::Content)?;
     let identities = reading.need_identities()?;
@@ -38,18 +49,31 @@ pub(super) fn run(args: &DiffArgs, session: &Session<'_>, out: &mut Output) -> R
     let after = reading.choose(session, &listing, &Which::Id(args.after.clone()))?;
     let open = |snapshot| session.block(reading.repository.manifest(snapshot, identities, &session.cancel));
     let (old, new) = (open(before)?, open(after)?);
-    let mut changes = Vec::new();
+    let head = Head { from: &before.id, to: &after.id };
     let json = out.is_json();
+    let mut begun = false;
     let each = |change: Change| {
         if json {
-            changes.push(ChangeRow::from(&change));
-            return Ok(());
+            if !begun {
+                out.begin_list(&head, "changes")?;
+            }
+            begun = true;
+            out.list_item(&ChangeRow::from(&change))?;
+        } else {
+            out.raw(line(&change).as_bytes())?;
         }
-        out.raw(line(&change).as_bytes())
+        go_on(out)
     };
-    let counts = session.block(diff(&old, &new, None, each))?;
+    let compared = session.block(diff(&old, &new, None, each));
+    if out.is_closed() {
+        return Ok(ExitCode::Ok);
+    }
+    let counts = compared?;
     if json {
-        out.document(&DiffDocument { from: before.id.clone(), to: after.id.clone(), changes, counts })?;
+        if !begun {
+            out.begin_list(&head, "changes")?;
+        }
+        out.end_list(&counts)?;
     } else {
         out.text(&format!("{} added, {} removed, {} changed", counts.added, counts.removed, counts.changed))?;
     }

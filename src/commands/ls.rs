@@ -37,7 +37,17 @@ pub struct LsArgs {
     read: ReadArgs,
 }
 
-/// The result of `ls`.
+/// What stands before the entries.
+#[derive(Serialize)]
+struct Head<'a> {
+    snapshot_id: &'a str,
+}
+
+/// What stands behind them.
+#[derive(Serialize)]
+struct Tail {}
+
+/// The result of `ls`. It is written piece by piece; this is its schema.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct LsReport {
     /// The snapshot.
@@ -53,7 +63,7 @@ pub(super) fn run(args: &LsArgs, session: &Session<'_>, out: &mut Output) -> Res
     let snapshot = reading.choose(session, &listing, &Which::Id(args.snapshot.clone()))?;
     let below = args.path.as_deref().map(parse_path).transpose()?;
     let manifest = session.block(reading.repository.manifest(snapshot, identities, &session.cancel))?;
-    let mut report = LsReport { snapshot_id: snapshot.id.to_string(), entries: Vec::new() };
+    let head = Head { snapshot_id: snapshot.id.as_str() };
     let (mut found, mut text) = (false, String::new());
     let json = out.is_json();
     let each = |entry: Entry| -> Result<()> {
@@ -61,26 +71,40 @@ pub(super) fn run(args: &LsArgs, session: &Session<'_>, out: &mut Output) -> Res
         if below.as_ref().is_some_and(|path| !entry.path.is_within(path)) {
             return Ok(());
         }
-        found = true;
         if json {
-            report.entries.push(EntryRow::from(&entry));
-            return Ok(());
+            if !found {
+                out.begin_list(&head, "entries")?;
+            }
+            found = true;
+            out.list_item(&EntryRow::from(&entry))?;
+            return go_on(out);
         }
+        found = true;
         text.push_str(&if args.long { long_line(&entry) } else { name(&entry) });
         text.push('\n');
-        if text.len() < WRITE_AT { Ok(()) } else { out.raw(std::mem::take(&mut text).as_bytes()) }
+        if text.len() >= WRITE_AT {
+            out.raw(std::mem::take(&mut text).as_bytes())?;
+        }
+        go_on(out)
     };
     let subtrees = below.as_ref().map(std::slice::from_ref);
-    session.block(manifest.entries(subtrees, each))?;
+    let read = session.block(manifest.entries(subtrees, each));
+    if out.is_closed() {
+        return Ok(ExitCode::Ok);
+    }
+    read?;
     out.raw(text.as_bytes())?;
     if !found {
         let path = args.path.as_deref().unwrap_or_default();
         return Err(Error::new(ExitCode::NotFound, format!("snapshot {} has no path {path:?}", snapshot.id)));
     }
-    if json {
-        out.document(&report)?;
-    }
+    out.end_list(&Tail {})?;
     Ok(ExitCode::Ok)
+}
+
+/// Ends the reading if nobody reads the result any more.
+pub(super) fn go_on(out: &Output) -> Result<()> {
+    if out.is_closed() { Err(Error::interrupted()) } else { Ok(()) }
 }
 
 /// A path as people type it: from the captured folder, with or without slashes around it.

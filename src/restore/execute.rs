@@ -53,7 +53,7 @@ pub async fn restore(request: &RestoreRequest<'_>, mut plan: RestorePlan, progre
         target: &target,
         progress,
         resumes: plan.resumes,
-        seed: Seed::start(request),
+        seed: Seed::start(request, &target),
         links: HashMap::new(),
         lost_groups: HashSet::new(),
         dirs: Vec::new(),

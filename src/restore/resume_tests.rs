@@ -175,3 +175,38 @@ fn an_unprivileged_restore_keeps_its_user_and_drops_foreign_setuid() {
     assert_eq!(seen(&root, &path("d")).mode, 0o400);
     assert_eq!(seen(&root, &EntryPath::root()), expected(&top), "also the time of the root, which had to be reopened");
 }
+
+#[test]
+fn a_folder_that_fills_up_before_the_lock_is_taken_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    assert_eq!(state_of(scratch.path()).unwrap(), DirState::Empty);
+    let mut target = Target::open(scratch.path(), TargetOptions::default()).unwrap();
+    std::fs::write(scratch.path().join("late"), b"x").unwrap();
+    let error = target.begin(&task(ID)).unwrap_err();
+    assert!(error.code() == ExitCode::Usage && error.full_message().contains("late"), "{error:?}");
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 1, "and nothing of ours stays");
+}
+
+#[test]
+fn a_cancel_ends_the_reading_of_a_file() {
+    let scratch = tempfile::tempdir().unwrap();
+    let cancel = crate::cancel::Cancel::default();
+    let target = begun(scratch.path()).cancelled_by(&cancel);
+    let mut hole = entry("hole", Kind::File, 0o600);
+    (hole.size, hole.holes) = (1 << 50, vec![(0, 1 << 50)]);
+    hole.sha256 = Some(crate::archive::hash::Hash::of(b""));
+    let small = file("small", b"x");
+    put(&target, &small, b"x").unwrap();
+    let staged = target.stage(&hole);
+    let waiting = cancel.clone();
+    std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        waiting.cancel();
+    });
+    // Where a file can be that large: years of hashing.
+    if let Ok(staged) = staged {
+        assert_eq!(staged.verify(&hole).err().unwrap().code(), ExitCode::Interrupted);
+    }
+    cancel.cancel();
+    assert_eq!(target.existing_matches(&small).unwrap_err().code(), ExitCode::Interrupted);
+}

@@ -1,11 +1,16 @@
 //! Leaves behind what the next snapshot needs to be incremental.
 //!
+//! The tree is written into the staging folder, and only at the end moved to where the next snapshot
+//! looks for it.
+//!
 //! Invariants:
 //! * A file is recorded as unchanged only if its size and modification time are those of the
 //!   snapshot when it is looked at, after its content was verified.
 //! * Seeding never fails a restore, and never takes the place of a state that is there.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
 use rustix::fs::Stat;
@@ -16,7 +21,7 @@ use super::target::Target;
 use crate::archive::entry::{Content, Entry, Kind};
 use crate::archive::hash::Hash;
 use crate::repository::Manifest;
-use crate::state::{Local, SourceState, StateDir, TreeWriter};
+use crate::state::{Local, StateDir, TreeWriter};
 use crate::{Error, Result};
 
 /// For this long a file must have been at rest when it was read, to be recognised as unchanged.
@@ -42,29 +47,26 @@ pub(super) enum Seed {
 
 /// A tree on its way.
 pub(super) struct Writing {
-    /// Held for its lock.
-    _lock: StateDir,
-    state: SourceState,
+    dir: PathBuf,
+    store_id: String,
+    source: String,
+    file: File,
     tree: TreeWriter,
     packs: HashSet<Hash>,
 }
 
 impl Seed {
     /// Starts, if a whole snapshot is restored and there is a place for the state.
-    pub(super) fn start(request: &RestoreRequest<'_>) -> Self {
+    pub(super) fn start(request: &RestoreRequest<'_>, target: &Target) -> Self {
         let (Some(dir), Some(store_id)) = (&request.seed, request.repository.store_id()) else { return Self::Off };
         if !request.selection.is_everything() {
             return Self::Off;
         }
         let begin = || -> Result<Writing> {
-            let lock = StateDir::lock(dir)?;
-            let state = lock.source(store_id, &request.snapshot.source)?;
-            let folder = dir.join(store_id).join(&request.snapshot.source);
-            if ["tree", "receipt.next"].iter().any(|name| folder.join(name).exists()) {
-                return Err(Error::usage(format!("{} holds a state already", folder.display())));
-            }
-            let tree = TreeWriter::new(&state)?;
-            Ok(Writing { _lock: lock, state, tree, packs: HashSet::new() })
+            let file = target.staging()?.scratch("tree")?;
+            let tree = TreeWriter::at(file.try_clone()?);
+            let (store_id, source) = (store_id.to_owned(), request.snapshot.source.clone());
+            Ok(Writing { dir: dir.clone(), store_id, source, file, tree, packs: HashSet::new() })
         };
         begin().map_or_else(|error| Self::Failed(error.full_message()), |writing| Self::Writing(Box::new(writing)))
     }
@@ -78,7 +80,7 @@ impl Seed {
         }
     }
 
-    /// Makes it the state that the next snapshot finds, when everything is in place and on disk.
+    /// Moves the tree to where the next snapshot looks for it, when everything is in place and on disk.
     pub(super) fn finish(self) -> Seeding {
         match self {
             Self::Off => Seeding::NotAsked,
@@ -118,7 +120,12 @@ impl Writing {
 
     fn finish(self) -> Result<()> {
         self.tree.finish()?;
-        self.state.adopt()
+        let lock = StateDir::lock(&self.dir)?;
+        let state = lock.source(&self.store_id, &self.source)?;
+        if state.has_commit() {
+            return Err(Error::usage(format!("{} holds a state of {:?} already", self.dir.display(), self.source)));
+        }
+        state.adopt_from(&self.file)
     }
 }
 

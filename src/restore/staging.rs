@@ -65,6 +65,13 @@ impl Staging {
         Ok(Arc::new(staging))
     }
 
+    /// A new file in the folder that goes away with it, and is never part of what is restored.
+    pub(super) fn scratch(&self, name: &str) -> Result<std::fs::File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = fs::openat(&self.parts, name, flags, Mode::RUSR | Mode::WUSR);
+        Ok(file.context(|| format!("creating {FOLDER}/{STAGING}/{name}"))?.into())
+    }
+
     /// Removes what an interrupted restore left.
     fn empty(&self) -> Result<()> {
         for (name, _) in state::names(self.parts.as_fd())? {

@@ -254,3 +254,23 @@ fn remove(dir: BorrowedFd<'_>, name: &str) -> Result<()> {
         Err(errno) => Err(errno).context(|| format!("removing {FOLDER}/{name}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_names_the_options_that_go_on_with_it() {
+        let texts = |patterns: &[&str]| patterns.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let one = Task::new("id", &texts(&["b", "a's", "b"]), &texts(&["x"]), true);
+        assert_eq!(one.options(), r"--snapshot id --include 'a'\''s' --include 'b' --exclude 'x' --allow-special");
+        assert_eq!(one, Task::new("id", &texts(&["a's", "b"]), &texts(&["x"]), true));
+        one.must_be(&one, "/to").unwrap();
+        let other = Task::new("id", &[], &[], true);
+        let error = one.must_be(&other, "/to").unwrap_err();
+        assert!(error.to_string().contains("the same snapshot with another selection"), "{error}");
+        let marker = r#"{"type":"opsctl-restore","format":1,"snapshot_id":"id"}"#;
+        let marker: Marker = serde_json::from_str(marker).unwrap();
+        assert_eq!(marker.task, Task::new("id", &[], &[], false));
+    }
+}

@@ -330,6 +330,27 @@ fn whole_lines(mut file: &File) -> io::Result<u64> {
     Ok(whole)
 }
 
+impl SourceState {
+    /// True if there is a last tree, or a commit whose end is not known yet: nothing may take their place.
+    #[must_use]
+    pub fn has_commit(&self) -> bool {
+        ["tree", "receipt.next"].iter().any(|name| self.path(name).exists())
+    }
+
+    /// Makes `tree`, a file finished by [`TreeWriter::at`] anywhere, the last tree.
+    ///
+    /// # Errors
+    /// When the state cannot be changed.
+    pub fn adopt_from(&self, tree: &File) -> Result<()> {
+        let mut next = self.create("tree.next")?;
+        let mut tree = tree;
+        io::Seek::rewind(&mut tree)?;
+        io::copy(&mut tree, &mut next)?;
+        next.sync_all()?;
+        self.adopt()
+    }
+}
+
 fn add_extents(index: &ChunkIndex, extents: &[Extent]) {
     for extent in extents {
         if let Some(number) = index.pack_number(extent.pack) {
@@ -369,7 +390,13 @@ impl TreeWriter {
     /// # Errors
     /// When it cannot be written.
     pub fn new(state: &SourceState) -> Result<Self> {
-        Ok(Self { out: BufWriter::with_capacity(1 << 20, state.create("tree.next")?), hasher: Hasher::default() })
+        Ok(Self::at(state.create("tree.next")?))
+    }
+
+    /// Starts a tree in an empty file.
+    #[must_use]
+    pub fn at(file: File) -> Self {
+        Self { out: BufWriter::with_capacity(1 << 20, file), hasher: Hasher::default() }
     }
 
     fn line(&mut self, parts: &[&[u8]]) -> io::Result<()> {

@@ -23,6 +23,9 @@ use super::text::{escape, redact};
 /// The target of progress lines, shown by default where no bar can be drawn.
 pub(crate) const PROGRESS_TARGET: &str = "opsctl::progress";
 
+/// The target of what `say` says: shown unless `-q` was given, as it is where logs are text.
+pub(super) const SAY_TARGET: &str = "opsctl::say";
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -71,7 +74,8 @@ fn directives(verbosity: i8, progress: bool) -> String {
         _ => ("trace", "info"),
     };
     let progress = if progress && verbosity >= 0 { format!(",{PROGRESS_TARGET}=info") } else { String::new() };
-    format!("{others},opsctl={own}{progress}")
+    let say = if verbosity >= 0 { format!(",{SAY_TARGET}=info") } else { String::new() };
+    format!("{others},opsctl={own}{say}{progress}")
 }
 
 /// Writes each record in one piece, above the progress bars.
@@ -234,7 +238,7 @@ mod tests {
             let others = text.split(',').next().unwrap();
             assert!(["off", "error", "warn", "info"].contains(&others), "{text}");
         }
-        assert_eq!(directives(0, true), "warn,opsctl=warn,opsctl::progress=info");
+        assert_eq!(directives(0, true), "warn,opsctl=warn,opsctl::say=info,opsctl::progress=info");
         assert_eq!(directives(-1, true), "error,opsctl=error");
     }
 }

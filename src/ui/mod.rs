@@ -51,7 +51,7 @@ pub fn warn(message: impl AsRef<str>) {
 pub fn say(message: impl AsRef<str>) {
     let message = redact(message.as_ref());
     if log::is_json() {
-        tracing::info!("{message}");
+        tracing::info!(target: log::SAY_TARGET, "{message}");
     } else if log::shows_warnings() {
         write_stderr(format!("{}\n", escape(&message)).as_bytes());
     }

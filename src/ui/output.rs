@@ -1,4 +1,5 @@
-//! Standard output: the result of a command, as text or as one JSON document.
+//! Standard output: the result of a command, as text or as one JSON document. A long list in a document is written
+//! while it is made ([`Output::begin_list`]), so that it never has to be in memory.
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
@@ -41,7 +42,12 @@ pub struct Output {
     width: Option<u16>,
     closed: bool,
     documents: usize,
+    /// What of a list under way is not written yet, and whether it has items.
+    list: (Vec<u8>, bool),
 }
+
+/// A list is written in pieces of about this many bytes.
+const WRITE_AT: usize = 64 << 10;
 
 impl fmt::Debug for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -62,7 +68,7 @@ impl Output {
     /// Any other stream, as if it were no terminal.
     #[must_use]
     pub fn to(sink: Box<dyn Write + Send>, json: bool) -> Self {
-        Self { sink, json, width: None, closed: false, documents: 0 }
+        Self { sink, json, width: None, closed: false, documents: 0, list: (Vec::new(), false) }
     }
 
     /// Whether the result is wanted as a JSON document.
@@ -102,11 +108,63 @@ impl Output {
         if !self.json {
             return Ok(());
         }
-        let mut text = serde_json::to_vec_pretty(document)
-            .map_err(|error| Error::new(crate::ExitCode::Failed, "making the JSON document").because(error))?;
-        text.push(b'\n');
+        let mut text = pretty(document)?;
+        text.push('\n');
         self.documents += 1;
+        self.raw(text.as_bytes())
+    }
+
+    /// Begins the one JSON document with the members of `head` and then a list; in text mode nothing. Then come
+    /// [`Output::list_item`] and, once, [`Output::end_list`]. If the command fails in between, the document stays cut
+    /// off: no parser takes that for a result.
+    pub fn begin_list<T: Serialize>(&mut self, head: &T, name: &str) -> Result<()> {
+        if !self.json {
+            return Ok(());
+        }
+        let head = pretty(head)?;
+        let members = head.trim_end_matches('}').trim_end();
+        let comma = if members.len() > 1 { "," } else { "" };
+        self.documents += 1;
+        self.list = (format!("{members}{comma}\n  \"{name}\": [").into_bytes(), false);
+        Ok(())
+    }
+
+    /// Adds an item to the list; in text mode nothing.
+    pub fn list_item<T: Serialize>(&mut self, item: &T) -> Result<()> {
+        if !self.json || self.closed {
+            return Ok(());
+        }
+        let item = serde_json::to_string(item).map_err(not_json)?;
+        let (buffer, has_items) = &mut self.list;
+        buffer.extend_from_slice(if *has_items { b",\n    " } else { b"\n    " });
+        buffer.extend_from_slice(shown_safely(item).as_bytes());
+        *has_items = true;
+        if buffer.len() < WRITE_AT {
+            return Ok(());
+        }
+        let piece = std::mem::take(buffer);
+        self.raw(&piece)
+    }
+
+    /// Ends list and document with the members of `tail`; in text mode nothing.
+    pub fn end_list<T: Serialize>(&mut self, tail: &T) -> Result<()> {
+        if !self.json {
+            return Ok(());
+        }
+        let tail = pretty(tail)?;
+        let members = tail.trim_start_matches('{');
+        let (mut text, has_items) = std::mem::take(&mut self.list);
+        text.extend_from_slice(if has_items { b"\n  ]" } else { b"]" });
+        text.extend_from_slice(if members == "}" { b"\n" } else { b"," });
+        text.extend_from_slice(members.as_bytes());
+        text.push(b'\n');
         self.raw(&text)
+    }
+
+    /// Whether the reader went away: nothing that is written from now on reaches anybody.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// Writes bytes as they are, whatever the mode: completion scripts, manual pages, help.
@@ -122,6 +180,32 @@ impl Output {
             other => other.context(|| "writing to standard output".into()),
         }
     }
+}
+
+fn pretty<T: Serialize + ?Sized>(document: &T) -> Result<String> {
+    serde_json::to_string_pretty(document).map(shown_safely).map_err(not_json)
+}
+
+fn not_json(error: serde_json::Error) -> Error {
+    Error::new(crate::ExitCode::Failed, "making the JSON document").because(error)
+}
+
+/// The same JSON without what a terminal would obey: `serde_json` writes DEL and the C1 controls as they are. They can
+/// stand in strings only.
+fn shown_safely(json: String) -> String {
+    let is_control = |character: char| matches!(character, '\u{7f}'..='\u{9f}');
+    if !json.contains(is_control) {
+        return json;
+    }
+    let mut safe = String::with_capacity(json.len() + 16);
+    for character in json.chars() {
+        if is_control(character) {
+            safe.push_str(&format!("\\u{:04x}", u32::from(character)));
+        } else {
+            safe.push(character);
+        }
+    }
+    safe
 }
 
 #[cfg(test)]
@@ -193,5 +277,51 @@ pub(crate) mod tests {
         assert!(!ColorChoice::Never.decide(true, false));
         assert!(ColorChoice::Auto.decide(true, false));
         assert!(!ColorChoice::Auto.decide(true, true) && !ColorChoice::Auto.decide(false, false));
+    }
+
+    #[test]
+    fn a_streamed_list_is_the_document_that_it_would_be_at_once() {
+        for (head, items, tail) in [
+            (
+                serde_json::json!({"a": 1}),
+                vec![serde_json::json!({"x": "\u{9b}31m"}), "2".into()],
+                serde_json::json!({"n": 2}),
+            ),
+            (serde_json::json!({"a": 1}), vec![], serde_json::json!({})),
+            (serde_json::json!({}), (0..20_000).map(|n| n.into()).collect(), serde_json::json!({})),
+        ] {
+            let sink = Captured::default();
+            let mut output = Output::to(Box::new(sink.clone()), true);
+            output.begin_list(&head, "items").unwrap();
+            items.iter().for_each(|item: &serde_json::Value| output.list_item(item).unwrap());
+            let before_end = sink.text().len();
+            output.end_list(&tail).unwrap();
+            let mut expected = head.as_object().unwrap().clone();
+            assert_eq!(before_end > 0, items.len() > 1000, "long lists do not wait for their end");
+            expected.insert("items".into(), items.into());
+            expected.extend(tail.as_object().unwrap().clone());
+            let text = sink.text();
+            assert!(text.ends_with("}\n") && output.has_document());
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), serde_json::Value::Object(expected));
+        }
+    }
+
+    #[test]
+    fn json_holds_nothing_that_a_terminal_obeys() {
+        let sink = Captured::default();
+        let text = "a\u{7f}\u{9b}31m\u{80}\u{1b}é";
+        Output::to(Box::new(sink.clone()), true).document(&text).unwrap();
+        assert_eq!(sink.text(), "\"a\\u007f\\u009b31m\\u0080\\u001bé\"\n");
+        assert_eq!(serde_json::from_str::<String>(&sink.text()).unwrap(), text);
+    }
+
+    #[test]
+    fn a_writer_learns_that_its_reader_went_away() {
+        let mut output = Output::to(Box::new(Failing(io::ErrorKind::BrokenPipe)), true);
+        output.begin_list(&serde_json::json!({}), "items").unwrap();
+        assert!(!output.is_closed());
+        (0..20_000).for_each(|n| output.list_item(&n).unwrap());
+        assert!(output.is_closed());
+        output.end_list(&serde_json::json!({})).unwrap();
     }
 }

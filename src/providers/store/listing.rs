@@ -155,7 +155,7 @@ pub(super) fn walk(root: &FilePath, folder: &str) -> Result<Walked, StoreError> 
         for entry in entries {
             let path = entry.map_err(|error| failed(&error))?.path();
             let Some(key) = key_of(root, &path) else {
-                walked.foreign.push(path.to_string_lossy().escape_debug().to_string());
+                walked.foreign.push(path.as_os_str().as_encoded_bytes().escape_ascii().to_string());
                 continue;
             };
             // A link to nowhere, or a file that is gone meanwhile.
