@@ -102,10 +102,16 @@ impl Settings {
         })
     }
 
-    /// The source, if anybody named one. `None`: a reading command takes the store's only source.
+    /// The source, if anybody named one. `None`: a reading command takes the store's only source. The name of the service
+    /// that happens to run this process says what it captures, not what somebody wants to read.
     #[must_use]
     pub fn named_source(&self) -> Option<&str> {
-        (self.source.origin != Origin::Default).then_some(self.source.value.as_str())
+        let is_named = match &self.source.origin {
+            Origin::Default => false,
+            Origin::Variable(name) => name != resolve::RAILWAY,
+            _ => true,
+        };
+        is_named.then_some(self.source.value.as_str())
     }
 
     /// Reads a time expression in the zone of these settings.

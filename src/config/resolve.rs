@@ -111,8 +111,10 @@ fn store(layers: &Layers<'_>, file: &FileSettings) -> Result<Sourced<Option<Stri
     Ok(optional(store))
 }
 
+/// Railway's own variable, which names the source where nobody else does.
+pub(super) const RAILWAY: &str = "RAILWAY_SERVICE_NAME";
+
 fn source(layers: &Layers<'_>, file: &FileSettings) -> Result<Sourced<String>> {
-    const RAILWAY: &str = "RAILWAY_SERVICE_NAME";
     if let Some(named) = layers.parsed("source", "OPSCTL_SOURCE", file.source.clone(), parse_source)? {
         return Ok(named);
     }

@@ -67,7 +67,9 @@ fn an_empty_variable_is_unset() {
 fn the_source_falls_back_to_the_service_then_to_default() {
     let railway = ("RAILWAY_SERVICE_NAME", "openwork-production");
     let settings = resolve("bare", &[railway]).unwrap();
-    assert_eq!(settings.named_source(), Some("openwork-production"));
+    assert_eq!(settings.source.value, "openwork-production");
+    assert_eq!(settings.named_source(), None, "a reader does not mean the service that it runs in");
+    assert_eq!(resolve("bare", &[railway, ("OPSCTL_SOURCE", "s")]).unwrap().named_source(), Some("s"));
     assert_eq!(resolve("bare", &[railway, ("OPSCTL_SOURCE", "s")]).unwrap().source.value, "s");
     assert_eq!(resolve("bare", &[]).unwrap().source, Sourced::default("default".into()));
     let error = resolve("bare", &[("RAILWAY_SERVICE_NAME", "my service")]).unwrap_err();
