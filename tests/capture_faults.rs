@@ -298,9 +298,13 @@ os._exit(0)
     assert!(bench.tree.join("out.db-wal").metadata().unwrap().len() > 0);
     let snapshot = bench.snapshot(["--exclude", "out.db"]).ok();
     let to = bench.restored(&snapshot);
-    for name in ["notes", "notes-journal", "x.db", "x.db-shm/file", "out.db-wal"] {
-        assert_eq!(std::fs::read(to.join(name)).unwrap(), std::fs::read(bench.tree.join(name)).unwrap(), "{name}");
+    for name in ["notes", "notes-journal", "x.db-shm/file", "out.db-wal"] {
+        let [left, right] = [&bench.tree, &to].map(|root| std::fs::read(root.join(name)).unwrap());
+        assert!(left == right, "{name}: {} and {} bytes", left.len(), right.len());
     }
+    // SQLite's copy counts its own changes, so it is not the same byte for byte.
+    let read = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('select * from t').fetchall())";
+    assert_eq!(cycle::python(read, &[&to.join("x.db")]), "[(1,)]\n");
     assert!(!to.join("out.db").exists());
 }
 
