@@ -76,19 +76,22 @@ fn never_hangs(files: usize, with_git: bool) {
     let start = |stub: &StubStore| {
         let mut command = bench.snapshot_command(NONE);
         command.envs(stub.env());
-        Guarded::spawn(&mut command)
+        let running = Guarded::spawn(&mut command);
+        wait_for("both uploads to be sent", Duration::from_secs(60), || {
+            (stub.sent.load(Ordering::SeqCst) >= 2).then_some(())
+        });
+        wait_until_idle(&running);
+        running
     };
 
     let stub = StubStore::serve(&bench.store, Puts::Refused);
-    let done = end_within(start(&stub), Duration::from_secs(60)).ended(12);
+    let running = start(&stub);
+    stub.refuse();
+    let done = end_within(running, Duration::from_secs(60)).ended(12);
     assert!(done.error().contains("packs/"), "the object is named: {}", done.stdout);
 
     let stub = StubStore::serve(&bench.store, Puts::Unanswered);
     let running = start(&stub);
-    wait_for("both uploads to be sent", Duration::from_secs(60), || {
-        (stub.sent.load(Ordering::SeqCst) >= 2).then_some(())
-    });
-    wait_until_idle(&running);
     let asked = Instant::now();
     signal(&running.0, Signal::INT);
     let done = end_within(running, Duration::from_secs(5)).ended(130);

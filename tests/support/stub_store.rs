@@ -8,13 +8,15 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::support::opsctl::files_below;
+use crate::support::wait_for;
 
 /// What becomes of a PUT of a pack.
 #[derive(Clone, Copy, Debug)]
 pub enum Puts {
-    /// 403.
+    /// 403, once [`StubStore::refuse`] was called.
     Refused,
     /// The request is read to its end and never answered.
     Unanswered,
@@ -92,25 +94,37 @@ pub struct StubStore {
     server: Server,
     /// Packs that were sent completely.
     pub sent: Arc<AtomicUsize>,
+    told: Arc<AtomicBool>,
 }
 
 impl StubStore {
     /// Serves the store in `folder`.
     pub fn serve(folder: &Path, puts: Puts) -> Self {
         let (folder, sent) = (folder.to_owned(), Arc::new(AtomicUsize::new(0)));
-        let count = sent.clone();
+        let told = Arc::new(AtomicBool::new(false));
+        let (count, answers) = (sent.clone(), told.clone());
         let server = Server::start(move |method, target| {
             if method == "PUT" {
                 assert!(target.starts_with("/stub/p/packs/"), "{target} before any pack is stored");
                 count.fetch_add(1, Ordering::SeqCst);
                 return match puts {
-                    Puts::Refused => Some(error("403 Forbidden", "AccessDenied")),
+                    Puts::Refused => {
+                        wait_for("the word to refuse", Duration::from_secs(120), || {
+                            answers.load(Ordering::SeqCst).then_some(())
+                        });
+                        Some(error("403 Forbidden", "AccessDenied"))
+                    }
                     Puts::Unanswered => None,
                 };
             }
             Some(read(&folder, target))
         });
-        Self { server, sent }
+        Self { server, sent, told }
+    }
+
+    /// Answers what was sent and what will be.
+    pub fn refuse(&self) {
+        self.told.store(true, Ordering::SeqCst);
     }
 
     /// The variables that point the program here.

@@ -58,8 +58,13 @@ pub(super) fn stamp(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Stamp>> 
     }
 }
 
+/// A folder of such a name is none: it can hold nothing of the database, and the walk captures it as a folder.
 pub(super) fn side(dir: BorrowedFd<'_>, name: &OsStr, suffix: &str) -> Result<Option<Stamp>> {
-    stamp(dir, &with_suffix(name, suffix))
+    let name = with_suffix(name, suffix);
+    match rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => Ok(None),
+        _ => stamp(dir, &name),
+    }
 }
 
 pub(super) fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
