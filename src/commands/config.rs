@@ -1,9 +1,9 @@
 //! `opsctl config`: what is set, and who says so.
 
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde::Serialize;
 
-use crate::config::{self, Settings};
+use crate::config::{self, Row, Settings};
 use crate::ui::Output;
 use crate::{ExitCode, Result};
 
@@ -24,9 +24,16 @@ enum ConfigCommand {
     Show,
 }
 
+/// The result of `config show`.
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct ConfigReport {
+    /// Every setting; the values of secrets are hidden.
+    pub settings: Vec<Row>,
+}
+
 pub(super) fn run(args: &ConfigArgs, settings: &Settings, out: &mut Output) -> Result<ExitCode> {
     let ConfigCommand::Show = args.command;
-    let rows = config::rows(settings);
-    out.result(&json!({ "settings": rows }), |width| config::rows_table(&rows, width))?;
+    let report = ConfigReport { settings: config::rows(settings) };
+    out.result(&report, |width| config::rows_table(&report.settings, width))?;
     Ok(ExitCode::Ok)
 }

@@ -186,6 +186,7 @@ pub fn schemas() -> Vec<(&'static str, schemars::Schema)> {
     use schemars::schema_for;
     vec![
         ("check", schema_for!(crate::check::Report)),
+        ("config-show", schema_for!(config::ConfigReport)),
         ("diff", schema_for!(crate::repository::diff::DiffDocument)),
         ("error", schema_for!(crate::cli::ErrorDocument)),
         ("init", schema_for!(init::InitReport)),

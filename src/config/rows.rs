@@ -6,7 +6,7 @@ use super::{KeySource, Origin, Settings, Sourced};
 use crate::ui;
 
 /// One setting.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Row {
     /// The name, as flags have it.
     pub name: &'static str,
