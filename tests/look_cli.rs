@@ -143,7 +143,7 @@ fn the_parts_of_a_check_cover_everything_and_a_snapshot_can_be_checked_alone() {
     let pack = flip(&bench);
     let parts = ["1/3", "2/3", "3/3"].map(|part| look(&bench, KEYLESS, ["check", "--level", "hash", "--subset", part]));
     let found: Vec<String> = parts.iter().flat_map(damaged).map(|d| d["object"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(found, [pack.clone()], "one part, and only one, has it");
+    assert_eq!(found, [pack], "one part, and only one, has it");
     assert_eq!(look(&bench, KEYLESS, ["check", "--subset", "1/3"]).code, 2, "nothing is read at level list");
 
     let hurt: BTreeSet<String> = damaged(&look(&bench, KEYLESS, ["check", "--level", "hash"]))[0]["snapshots"]
