@@ -242,6 +242,35 @@ fn hard_links_follow_their_names_through_three_snapshots() {
     compare();
 }
 
+/// `git clone` of a path links the objects; in a repository inside a repository the walk comes to the later name first.
+#[test]
+fn hard_links_between_repositories_inside_each_other_are_kept() {
+    let bench = Bench::new();
+    let git = |args: &[&str]| {
+        let done =
+            Command::new("git").args(args).current_dir(&bench.tree).env("HOME", bench.dir.path()).output().unwrap();
+        assert!(done.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    bench.dir.write("tree/work/file", "content");
+    git(&["init", "-q", "work"]);
+    git(&["-C", "work", "add", "file"]);
+    git(&["-C", "work", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"]);
+    git(&["clone", "-q", "--bare", "work", "repo.git"]);
+    git(&["clone", "-q", "repo.git", "repo.git/work"]);
+    rest();
+    for _ in 0..2 {
+        let snapshot = bench.take();
+        assert_same_tree(&bench.tree, &bench.restored(&snapshot));
+    }
+}
+
+#[test]
+fn what_is_no_folder_is_a_wrong_argument() {
+    let bench = Bench::new();
+    let file = bench.dir.write("file", "x");
+    run(bench.snapshot_of(&file, [""; 0])).ended(2);
+}
+
 /// A write through a mapping touches no time until the page was clean before: two snapshots with one dirty page between.
 #[test]
 fn writes_through_a_mapping_are_noticed() {

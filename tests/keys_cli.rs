@@ -222,12 +222,43 @@ fn a_host_whose_signer_was_revoked_stores_nothing() {
     let before = contents(&bench.store);
     let refused = snapshot_as(&bench, &bench.key, &new.signer).ended(12);
     assert!(refused.error().contains(&bench.signer) && refused.error().contains("add-signer"), "{}", refused.stdout);
+    // A host that pins nobody else learns of it all the same: the chain of keys objects says so.
+    snapshot_as(&bench, &bench.key, "").ended(12);
     // One that was never accepted, whether or not the host believes who was.
     snapshot_as(&bench, &stranger.file, &new.signer).ended(12);
     snapshot_as(&bench, &stranger.file, "").ended(12);
     assert_eq!(contents(&bench.store), before);
     nothing_stored(&bench);
     snapshot_as(&bench, &new.file, &bench.signer).ok();
+}
+
+/// Recipients changed by a signer that the host does not pin: it neither follows nor goes on as if nothing were.
+#[test]
+fn a_host_stops_where_the_recipients_were_changed_by_a_signer_that_it_does_not_pin() {
+    let bench = Bench::new();
+    let new = new_key();
+    bench.dir.write("tree/file", "x");
+    bench.take();
+    keys(&bench, &bench.key, "", &["add-signer", &new.signer]).ok();
+    bench.take();
+    let other = bench.dir.join("other");
+    init(
+        &bench.dir.join("elsewhere"),
+        [
+            "--new-identity".as_ref(),
+            other.as_os_str(),
+            "--new-signing-key".as_ref(),
+            bench.dir.join("unused").as_os_str(),
+        ],
+    )
+    .ok();
+    let text = std::fs::read_to_string(&other).unwrap();
+    let recipient = text.lines().find_map(|line| line.strip_prefix("# public key: ")).unwrap();
+    keys(&bench, &new.file, &bench.signer, &["add-recipient", recipient]).ok();
+    let refused = snapshot_as(&bench, &bench.key, "").ended(4);
+    assert!(refused.error().contains("OPSCTL_TRUSTED_SIGNERS"), "{}", refused.stdout);
+    let followed = snapshot_as(&bench, &bench.key, &new.signer).ok();
+    assert!(followed.number("bytes_stored") > 0, "stored anew for the new set");
 }
 
 #[test]

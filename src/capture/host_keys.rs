@@ -6,7 +6,7 @@
 
 use super::view::StoreView;
 use crate::archive::keyring::Recipients;
-use crate::archive::keys::{Descriptor, Found, Rule, check_store_id, resolve};
+use crate::archive::keys::{Descriptor, Found, Keys, Rule, check_store_id, resolve};
 use crate::archive::layout;
 use crate::archive::signature::Signer;
 use crate::providers::store::{Store, StoreError};
@@ -53,24 +53,18 @@ impl HostKeys {
         }
         let descriptor = optional(store.get(layout::DESCRIPTOR).await)?;
         let (found, denied) = read_keys(store, view).await?;
-        let resolved = resolve(found, &config.pins_with(own), Rule::Direct);
+        let pins = config.pins_with(own);
+        let newest = resolve(found.clone(), &pins, Rule::Chain).head.map(|(_, keys)| keys);
+        let resolved = resolve(found, &pins, Rule::Direct);
         let head = resolved.head.map(|(_, keys)| keys);
-        match &head {
-            Some(keys) if keys.revocation(own).is_some() || !keys.signers.iter().any(|s| s == own.as_str()) => {
-                return Err(Error::new(
-                    ExitCode::Denied,
-                    format!("the store does not accept this host's signer {own}"),
-                )
-                .hint(
-                    "no reader would trust its snapshots: `opsctl keys add-signer`, or use an accepted signing key",
-                ));
-            }
-            None if !denied => {
+        match &newest {
+            Some(newest) => refuse_what_readers_would(own, newest, head.as_ref())?,
+            None if denied => {}
+            None => {
                 let message = "no keys object of the store is signed by this host's signing key or a pinned signer";
                 return Err(Error::new(ExitCode::Denied, message)
                     .hint("pin the signer that `opsctl keys list` shows with OPSCTL_TRUSTED_SIGNERS, or use its key"));
             }
-            _ => {}
         }
         let described = match &descriptor {
             Some(bytes) => Some(Descriptor::read(bytes)?.store_id),
@@ -86,6 +80,21 @@ impl HostKeys {
         let rejected = resolved.rejected.into_iter().map(|(key, reason)| format!("{key} is not believed: {reason}"));
         Ok(Self { store_id, recipients, warnings: rejected.chain(view.odd().iter().cloned()).collect() })
     }
+}
+
+/// What a reader believes that starts from the same pins may not widen what this host does, but it may stop
+/// it: nobody would trust the snapshots of a signer that is revoked there, and keys that changed there were
+/// changed for a reason.
+fn refuse_what_readers_would(own: &Signer, newest: &Keys, believed: Option<&Keys>) -> Result<()> {
+    if newest.revocation(own).is_some() || !newest.signers.iter().any(|s| s == own.as_str()) {
+        return Err(Error::new(ExitCode::Denied, format!("the store does not accept this host's signer {own}"))
+            .hint("no reader would trust its snapshots: `opsctl keys add-signer`, or use an accepted signing key"));
+    }
+    if believed.is_some_and(|believed| believed.seq < newest.seq && believed.recipients != newest.recipients) {
+        return Err(Error::integrity("the recipients were changed by a signer that this host does not pin")
+            .hint("if `opsctl keys list` shows what is meant, pin its signer with OPSCTL_TRUSTED_SIGNERS"));
+    }
+    Ok(())
 }
 
 /// `configured` if it is set, else `stated`; both must agree.

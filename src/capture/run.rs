@@ -152,6 +152,10 @@ impl Visitor for Scout<'_> {
         self.stop.check()
     }
 
+    fn reads(&self) -> bool {
+        false
+    }
+
     fn wait(&mut self, _group: &Receiver<()>) -> Result<()> {
         Ok(())
     }

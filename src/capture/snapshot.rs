@@ -167,10 +167,15 @@ pub(super) struct Opened {
 impl Opened {
     pub(super) fn open(request: &SnapshotRequest<'_>) -> Result<Self> {
         // Before the state, which may lie in it, is made: a volume that is not mounted is not an empty one.
-        if let Err(e) = request.walk.root.metadata() {
-            let missing = e.kind() == std::io::ErrorKind::NotFound;
-            let code = if missing { ExitCode::NotFound } else { ExitCode::Failed };
-            return Err(Error::new(code, format!("cannot open {}", request.walk.root.display())).because(e));
+        let root = &request.walk.root;
+        match root.metadata() {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return Err(Error::usage(format!("{} is not a directory", root.display()))),
+            Err(e) => {
+                let missing = e.kind() == std::io::ErrorKind::NotFound;
+                let code = if missing { ExitCode::NotFound } else { ExitCode::Failed };
+                return Err(Error::new(code, format!("cannot open {}", root.display())).because(e));
+            }
         }
         let state_dir = StateDir::lock(&request.state_dir)?;
         let view = list(request).context(|| "listing the store".to_owned())?;

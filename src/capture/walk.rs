@@ -12,7 +12,7 @@
 
 mod git;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -117,6 +117,12 @@ pub trait Visitor {
     /// Ends the walk.
     fn read(&mut self, job: ReadJob, size: u64) -> Result<()>;
 
+    /// False if nothing is read: then no file is opened at all. Closing a database drops the locks of a
+    /// capture that is under way in this process.
+    fn reads(&self) -> bool {
+        true
+    }
+
     /// Waits until every sender of `group` is gone: until the jobs that hold them are done.
     ///
     /// # Errors
@@ -145,7 +151,8 @@ pub struct Walker<'a> {
     levels: Vec<Level>,
     /// Items held back in the git directories that the walk is in, outermost first.
     held: Vec<Vec<Item>>,
-    links: HashSet<(u64, u64)>,
+    /// The first name in manifest order under which each file with several names is read.
+    links: HashMap<(u64, u64), EntryPath>,
     root_device: u64,
     /// When dirty pages were written out, before anything was looked at.
     synced: Timestamp,
@@ -171,7 +178,7 @@ impl<'a> Walker<'a> {
             visitor,
             levels: Vec::new(),
             held: Vec::new(),
-            links: HashSet::new(),
+            links: HashMap::new(),
             root_device: stat.st_dev,
             synced,
         };
@@ -352,8 +359,12 @@ impl<'a> Walker<'a> {
         if let Some(line) = self.unchanged(&path, &local).filter(same_group) {
             return self.emit(Item::Reused(Box::new(line), path));
         }
-        if let Some(Inode { id, .. }) = inode.filter(|inode| !self.links.insert(inode.id)) {
-            return self.emit(Item::Link { path, inode: id });
+        if let Some(Inode { id, .. }) = inode {
+            // Items come to the collector in manifest order, which in a git repository is not that of the walk.
+            match self.links.get(&id) {
+                Some(first) if *first < path => return self.emit(Item::Link { path, inode: id }),
+                _ => self.links.insert(id, path.clone()),
+            };
         }
         let (reply, done) = bounded(1);
         let group = self.levels.iter().rev().find_map(|level| level.git.as_ref()?.group.clone());
@@ -396,7 +407,9 @@ impl<'a> Walker<'a> {
         let is_git =
             [&b"HEAD"[..], b"objects", b"refs"].iter().all(|part| names.binary_search_by(|n| n[..].cmp(part)).is_ok());
         let is_left_out = |name: &[u8]| path.join(name).is_ok_and(|path| self.options.exclude.matches(&path));
-        let listing = Arc::new(find_databases(&dir, &names, &is_left_out));
+        let listing =
+            if self.visitor.reads() { find_databases(&dir, &names, &is_left_out) } else { Listing::default() };
+        let listing = Arc::new(listing);
         let mut todo: VecDeque<Step> = names.into_iter().map(Step::Name).collect();
         let git = if is_git {
             pass_before(&mut todo, b"objects");

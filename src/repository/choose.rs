@@ -147,7 +147,7 @@ fn none_left(listing: &Listing, source: &str, end: Timestamp) -> Error {
     let names: Vec<&str> = sources.into_iter().collect();
     let error = Error::new(ExitCode::NotFound, format!("the store has no source {source:?}"));
     if names.is_empty() {
-        error.hint("it holds no snapshot yet")
+        error.hint("`opsctl list` without --source shows what it holds")
     } else {
         error.hint(format!("it holds: {}", names.join(", ")))
     }
