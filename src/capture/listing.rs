@@ -102,15 +102,19 @@ pub(super) fn find_databases(dir: &OwnedFd, names: &[Vec<u8>], is_left_out: &dyn
             continue;
         };
         let there = names.binary_search_by(|n| n[..].cmp(stem)).is_ok() && !is_left_out(stem);
-        let Some(stat) = regular(dir, name).filter(|_| there) else { continue };
-        if !listing.databases.contains_key(stem) && !is_database(dir, stem, name, suffix) {
+        let stat = match rustix::fs::statat(dir, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile => continue,
+            // Gone since it was listed: a journal, which may be back when the walk comes to its name.
+            other => other.ok(),
+        };
+        if !there || (!listing.databases.contains_key(stem) && !is_database(dir, stem, name, suffix)) {
             continue;
         }
         let sides = listing.databases.entry(stem.to_vec()).or_default();
         sides.left_out.push(suffix.to_owned());
         match suffix {
-            "-wal" => sides.wal = Some(side(&stat)),
-            "-journal" => sides.journal = Some(side(&stat)),
+            "-wal" => sides.wal = stat.as_ref().map(side),
+            "-journal" => sides.journal = stat.as_ref().map(side),
             _ => {}
         }
         listing.side_files.push(name.clone());
@@ -160,6 +164,15 @@ mod tests {
         let names = read_names(&dir).unwrap();
         let listing = find_databases(&dir, &names, &|stem| stem == left_out.as_bytes());
         listing.side_files.into_iter().map(|name| String::from_utf8(name).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_journal_that_is_gone_for_a_moment_is_a_side_file_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a"), b"SQLite format 3\0").unwrap();
+        let dir = open_root(folder.path()).unwrap();
+        let listed = [b"a".to_vec(), b"a-journal".to_vec()];
+        assert_eq!(find_databases(&dir, &listed, &|_| false).side_files, [b"a-journal".to_vec()]);
     }
 
     #[test]
