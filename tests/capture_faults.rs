@@ -251,12 +251,12 @@ fn hard_links_between_repositories_inside_each_other_are_kept() {
             Command::new("git").args(args).current_dir(&bench.tree).env("HOME", bench.dir.path()).output().unwrap();
         assert!(done.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&done.stderr));
     };
-    bench.dir.write("tree/work/file", "content");
-    git(&["init", "-q", "work"]);
-    git(&["-C", "work", "add", "file"]);
-    git(&["-C", "work", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"]);
-    git(&["clone", "-q", "--bare", "work", "repo.git"]);
-    git(&["clone", "-q", "repo.git", "repo.git/work"]);
+    bench.dir.write("tree/origin/file", "content");
+    git(&["init", "-q", "origin"]);
+    git(&["-C", "origin", "add", "file"]);
+    git(&["-C", "origin", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"]);
+    git(&["clone", "-q", "--bare", "origin", "repo.git"]);
+    git(&["clone", "-q", "repo.git", "repo.git/clone"]);
     rest();
     for _ in 0..2 {
         let snapshot = bench.take();

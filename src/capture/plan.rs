@@ -6,6 +6,7 @@ use super::walk::{Item, Visitor, Walker};
 use crate::Result;
 use crate::archive::entry::Kind;
 use crate::archive::path::EntryPath;
+use crate::archive::receipt::Counts;
 use crate::state::index::ChunkIndex;
 
 /// Paths listed in a plan, at most.
@@ -16,10 +17,8 @@ const MAX_LISTED: usize = 1000;
 pub struct Plan {
     /// Recipients that packs would be encrypted to.
     pub recipients: Vec<String>,
-    /// Regular files, hard links included.
-    pub files: u64,
-    /// Directories.
-    pub dirs: u64,
+    /// What there is, without the bytes: those are known when files are read.
+    pub counts: Counts,
     /// Paths whose line would be taken over without reading.
     pub unchanged: u64,
     /// Files that would be read.
@@ -51,30 +50,20 @@ struct Planner<'a> {
     request: &'a SnapshotRequest<'a>,
 }
 
-impl Planner<'_> {
-    fn count(&mut self, kind: Kind) {
-        match kind {
-            Kind::Dir => self.plan.dirs += 1,
-            Kind::File => self.plan.files += 1,
-            _ => {}
-        }
-    }
-}
-
 impl Visitor for Planner<'_> {
     fn item(&mut self, item: Item) -> Result<()> {
         self.request.cancel.check()?;
         match item {
             Item::Reused(line, _) => {
                 self.plan.unchanged += 1;
-                self.count(line.kind);
+                self.plan.counts.add_captured(line.kind, 0);
             }
             Item::Entry(entry, _) => match (entry.excluded, entry.missing) {
                 (Some(reason), _) => self.plan.excluded.push((entry.path, reason)),
                 (None, Some(reason)) => self.plan.missing.push((entry.path, reason)),
-                (None, None) => self.count(entry.kind),
+                (None, None) => self.plan.counts.add_captured(entry.kind, 0),
             },
-            Item::Reading { .. } | Item::Link { .. } => self.plan.files += 1,
+            Item::Reading { .. } | Item::Link { .. } => self.plan.counts.add_captured(Kind::File, 0),
             Item::Vanished(_) => {}
         }
         Ok(())

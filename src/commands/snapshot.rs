@@ -273,7 +273,7 @@ fn plan_report(plan: Plan) -> SnapshotPlan {
     let reasons = |list: &[(EntryPath, String)]| list.iter().map(|(p, why)| (path(p), why.clone())).collect();
     SnapshotPlan {
         dry_run: true,
-        files: plan.files,
+        files: plan.counts.files,
         unchanged: plan.unchanged,
         to_read: plan.to_read,
         bytes_to_read: plan.bytes_to_read,
