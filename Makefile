@@ -2,7 +2,7 @@
 # git, the Rust toolchain, make and Python 3 (`make tools` fetches the rest).
 CARGO = cargo
 
-.PHONY: help demo test lint fmt tools deny
+.PHONY: help demo test lint fmt tools deny bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,11 @@ fmt: ## format the Rust code
 
 tools: ## install what the tests need: Debian packages, and .tools/
 	@sh scripts/install-tools.sh
+
+bench: tools ## compare with restic and a plain pipe; RECORD=1 also writes docs/benchmarks.md, ARGS="--help" lists options
+	@sh scripts/install-bench-tools.sh
+	$(CARGO) build --locked --release
+	PYTHONDONTWRITEBYTECODE=1 python3 benches/run.py $(if $(RECORD),--record) $(ARGS)
 
 deny: ## licences, duplicate versions and sources of the crates (needs cargo-deny)
 	@command -v cargo-deny >/dev/null 2>&1 || { echo 'cargo-deny is missing: cargo install --locked cargo-deny' >&2; exit 1; }

@@ -1,6 +1,7 @@
 //! opsctl keeps a hosted service recoverable: encrypted, signed snapshots of its durable volume,
 //! restores, and proof that both work. `docs/design.md` tells how the parts fit.
 
+pub mod allocator;
 pub mod archive;
 pub mod cancel;
 pub mod capture;

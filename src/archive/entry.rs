@@ -216,6 +216,18 @@ impl Entry {
         self.size - self.holes.iter().map(|(_, len)| len).sum::<u64>()
     }
 
+    /// Where data lies between the holes, in order: offset and length of each run. The extents fill them one after the
+    /// other.
+    pub fn data_runs(&self) -> impl Iterator<Item = (u64, u64)> {
+        let ends = self.holes.iter().copied().chain(std::iter::once((self.size, 0)));
+        let runs = ends.scan(0, |start, (offset, len)| {
+            let run = (*start, offset - *start);
+            *start = offset + len;
+            Some(run)
+        });
+        runs.filter(|(_, len)| *len > 0)
+    }
+
     /// The extents written into the entry itself.
     #[must_use]
     pub fn inline_extents(&self) -> &[Extent] {

@@ -77,21 +77,33 @@ pub fn find(tar: &[u8], chunk: Hash) -> Result<&[u8], FormatError> {
     for entry in entries(tar) {
         let (name, content) = entry?;
         if name == chunk {
-            let found = Hash::of(content);
-            return if found == chunk {
-                Ok(content)
-            } else {
-                Err(FormatError::Hash { what: "chunk", expected: chunk, found })
-            };
+            return proved(chunk, content);
         }
     }
-    Err(FormatError::malformed(format!("chunk {chunk} is not in the frame that should hold it")))
+    Err(absent(chunk))
+}
+
+/// `content`, if it is what the name `chunk` says.
+///
+/// # Errors
+/// When it has another hash.
+pub fn proved(chunk: Hash, content: &[u8]) -> Result<&[u8], FormatError> {
+    let found = Hash::of(content);
+    if found == chunk { Ok(content) } else { Err(FormatError::Hash { what: "chunk", expected: chunk, found }) }
+}
+
+/// What is wrong with a frame that should hold `chunk` and does not.
+#[must_use]
+pub fn absent(chunk: Hash) -> FormatError {
+    FormatError::malformed(format!("chunk {chunk} is not in the frame that should hold it"))
 }
 
 /// Compressor and decompressor, reused from frame to frame by one thread.
 pub struct FrameCodec {
     compressor: zstd::bulk::Compressor<'static>,
     decompressor: zstd::bulk::Decompressor<'static>,
+    /// The frame decoded last. Kept, because new memory for every frame costs more than the copy into it.
+    decoded: Vec<u8>,
 }
 
 impl FrameCodec {
@@ -105,7 +117,7 @@ impl FrameCodec {
         compressor.include_contentsize(true)?;
         let mut decompressor = zstd::bulk::Decompressor::new()?;
         decompressor.window_log_max(WINDOW_LOG_MAX)?;
-        Ok(Self { compressor, decompressor })
+        Ok(Self { compressor, decompressor, decoded: Vec::new() })
     }
 
     /// Compresses `tar` into one frame, then decodes it and compares.
@@ -120,7 +132,7 @@ impl FrameCodec {
 
     /// Fails unless `frame` decodes to `tar`.
     fn prove(&mut self, frame: &[u8], tar: &[u8]) -> crate::Result<()> {
-        match self.decompressor.decompress(frame, tar.len()) {
+        match self.decompress(frame, tar.len()) {
             Ok(decoded) if decoded == tar => Ok(()),
             _ => Err(crate::Error::integrity("zstd wrote a frame that does not decode to its input")
                 .hint("suspect the memory of this machine; nothing was stored from this frame")),
@@ -131,18 +143,25 @@ impl FrameCodec {
     ///
     /// # Errors
     /// When the frame is damaged, or longer or shorter than `decoded`.
-    pub fn decode(&mut self, frame: &[u8], decoded: u32) -> Result<Vec<u8>, FormatError> {
+    pub fn decode(&mut self, frame: &[u8], decoded: u32) -> Result<&[u8], FormatError> {
         if decoded > MAX_FRAME {
             return Err(FormatError::malformed("a frame claims to decode to more than 8 MiB"));
         }
         let tar = self
-            .decompressor
             .decompress(frame, decoded as usize)
             .map_err(|e| FormatError::malformed(format!("a frame does not decode: {e}")))?;
         if tar.len() != decoded as usize {
             return Err(FormatError::malformed("a frame decodes to another length than recorded"));
         }
         Ok(tar)
+    }
+
+    /// Decodes one frame. At least `limit` bytes have room, and at most [`MAX_FRAME`] or the longest limit so far.
+    fn decompress(&mut self, frame: &[u8], limit: usize) -> std::io::Result<&[u8]> {
+        self.decoded.clear();
+        self.decoded.reserve_exact(limit);
+        self.decompressor.decompress_to_buffer(frame, &mut self.decoded)?;
+        Ok(&self.decoded)
     }
 }
 

@@ -4,6 +4,7 @@
 //! name and its chunks with theirs. A file of one chunk is proved by that. Files of several chunks, or with holes, are
 //! read once more in order, because the hash of a whole cannot be had from the hashes of its parts.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
@@ -63,7 +64,7 @@ impl Content<'_> {
             for entry in batch.iter().filter(|entry| entry.kind == Kind::File) {
                 // Damage of it is noted below, when it is known which packs are to blame.
                 let Some(extents) = tolerated(manifest.extents(entry).await)? else { continue };
-                for extent in extents {
+                for extent in extents.iter() {
                     let Some(frames) = wanted.get_mut(&extent.pack) else { continue };
                     let longest = frames.entry(extent.frame).or_default().entry(extent.chunk).or_default();
                     *longest = (*longest).max(extent.offset.saturating_add(extent.len));
@@ -160,12 +161,12 @@ fn tolerated<T>(result: Result<T>) -> Result<Option<T>> {
 }
 
 /// The extents of a file; `None` if they are damaged, which is noted.
-async fn extents(
+async fn extents<'e>(
     manifest: &Manifest<'_>,
-    entry: &Entry,
+    entry: &'e Entry,
     snapshot: &Snapshot,
     findings: &mut Findings,
-) -> Result<Option<Vec<Extent>>> {
+) -> Result<Option<Cow<'e, [Extent]>>> {
     match manifest.extents(entry).await {
         Ok(extents) => Ok(Some(extents)),
         Err(error) if error.code() == ExitCode::Integrity => {
@@ -215,7 +216,7 @@ fn compare_chunks(tar: &[u8], chunks: &ChunksOfFrame) -> (HashSet<Hash>, Vec<Has
     let mut longer = Vec::new();
     for (name, content) in frame::entries(tar).map_while(Result::ok) {
         let Some(used) = chunks.get(&name).map(|used| *used as usize) else { continue };
-        if content.len() >= used && Hash::of(content) == name {
+        if content.len() >= used && frame::proved(name, content).is_ok() {
             bad.remove(&name);
         }
         if content.len() > used {
@@ -250,7 +251,7 @@ fn fingerprint(entry: &Entry, extents: &[Extent]) -> Hash {
 
 /// The hash of a file's content, read in order.
 async fn content_hash(manifest: &Manifest<'_>, entry: &Entry, extents: &[Extent]) -> Result<Hash> {
-    let mut content = Assembler { hasher: Hasher::default(), position: 0, holes: &entry.holes };
+    let mut content = Assembler { hasher: Hasher::default(), position: 0, room: 0, runs: entry.data_runs() };
     let mut rest = extents;
     while !rest.is_empty() {
         let sizes = rest.iter().scan(0, |total, extent| {
@@ -268,35 +269,33 @@ async fn content_hash(manifest: &Manifest<'_>, entry: &Entry, extents: &[Extent]
 }
 
 /// Hashes data and holes in the order of the file.
-struct Assembler<'h> {
+struct Assembler<R> {
     hasher: Hasher,
     position: u64,
-    holes: &'h [(u64, u64)],
+    /// What is left of the current run of data.
+    room: u64,
+    runs: R,
 }
 
-impl Assembler<'_> {
+impl<R: Iterator<Item = (u64, u64)>> Assembler<R> {
     fn data(&mut self, mut data: &[u8]) {
         while !data.is_empty() {
-            self.pass_holes();
+            if self.room == 0 {
+                let (start, len) = self.runs.next().unwrap_or((self.position, u64::MAX));
+                self.hasher.update_zeros(start - self.position);
+                (self.position, self.room) = (start, len);
+            }
             // Data may go on behind the next hole.
-            let room = self.holes.first().map_or(u64::MAX, |(offset, _)| offset.saturating_sub(self.position));
-            let (now, later) = data.split_at(data.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+            let room = usize::try_from(self.room).unwrap_or(usize::MAX);
+            let (now, later) = data.split_at(data.len().min(room));
             self.hasher.update(now);
             self.position += now.len() as u64;
+            self.room -= now.len() as u64;
             data = later;
         }
     }
 
-    fn pass_holes(&mut self) {
-        while let Some(((offset, len), later)) = self.holes.split_first().filter(|((at, _), _)| *at <= self.position) {
-            self.hasher.update_zeros(*len);
-            self.position = offset + len;
-            self.holes = later;
-        }
-    }
-
     fn finish(mut self, size: u64) -> Hash {
-        self.pass_holes();
         self.hasher.update_zeros(size.saturating_sub(self.position));
         self.hasher.finish()
     }

@@ -18,7 +18,7 @@ use super::plan::FetchPlan;
 use super::{Packs, Repository};
 
 /// Bytes of decoded frames that are kept.
-const CACHE: usize = 16 << 20;
+const CACHE: usize = 4 << 20;
 
 /// Reads chunks of one snapshot.
 pub struct ChunkReader<'a> {

@@ -78,9 +78,9 @@ pub struct FetchOptions<'a> {
 }
 
 impl Default for FetchOptions<'_> {
-    /// 8 requests, 128 MiB, stop at the first failure.
+    /// 8 requests, 96 MiB, stop at the first failure.
     fn default() -> Self {
-        Self { parallel: 8, memory: 128 << 20, on_failure: OnFailure::Stop, salvage: false, progress: &() }
+        Self { parallel: 8, memory: 96 << 20, on_failure: OnFailure::Stop, salvage: false, progress: &() }
     }
 }
 
@@ -426,7 +426,7 @@ impl<'r> Run<'r> {
     fn decode_frame(&self, reader: &mut PackReader, codec: &mut FrameCodec, place: FrameOf) -> Result<()> {
         let stored = reader.frame(place.frame)?;
         let tar = codec.decode(&stored, place.frame.decoded).map_err(|e: FormatError| Error::from(e))?;
-        (self.sink)(place, &tar)
+        (self.sink)(place, tar)
     }
 
     /// Records damage, or makes it an error if the first ends the fetch.

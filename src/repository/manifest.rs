@@ -8,6 +8,7 @@
 //! * A damaged node ends a walk, unless the caller asked to go on [`Walk::in_spite_of_damage`]: then it costs the
 //!   paths in it, which are named as a [`Gap`], and nothing else.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 
 use crate::archive::FormatError;
@@ -103,11 +104,11 @@ impl<'a> Manifest<'a> {
     ///
     /// # Errors
     /// Exit 4 when they do not add up to the entry's size or lie elsewhere; else as [`ChunkReader::read`].
-    pub async fn extents(&self, entry: &Entry) -> Result<Vec<Extent>> {
-        let extents = match &entry.content {
-            Content::Inline(extents) => extents.clone(),
+    pub async fn extents<'e>(&self, entry: &'e Entry) -> Result<Cow<'e, [Extent]>> {
+        let extents: Cow<'e, [Extent]> = match &entry.content {
+            Content::Inline(extents) => extents.into(),
             Content::Listed(list) => {
-                self.listed(list).await.context(|| format!("reading the extents of {:?}", entry.path))?
+                self.listed(list).await.context(|| format!("reading the extents of {:?}", entry.path))?.into()
             }
         };
         extents.iter().try_for_each(|extent| self.packs().locate(extent).map(|_| ()))?;

@@ -12,7 +12,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::plan::RestoreRequest;
 use super::select::Selected;
 use super::target::{Staged, Target};
-use crate::archive::FormatError;
 use crate::archive::entry::{Entry, Extent};
 use crate::archive::frame;
 use crate::archive::hash::Hash;
@@ -38,11 +37,11 @@ pub(super) async fn fetch<'w>(
     progress: &dyn Progress,
     files: &[&'w Selected],
 ) -> Result<Fetched<'w>> {
-    let plan = FetchPlan::new(manifest.packs(), files.iter().flat_map(|file| &file.extents))?;
+    let plan = FetchPlan::new(manifest.packs(), files.iter().flat_map(|file| file.extents()))?;
     let mut wanted: HashMap<FrameOf, Vec<Piece>> = HashMap::new();
     let mut jobs = Vec::with_capacity(files.len());
     for file in files {
-        let pieces = pieces(jobs.len(), &file.entry, &file.extents);
+        let pieces = pieces(jobs.len(), &file.entry, file.extents());
         let progress = JobState { staged: None, missing: pieces.len(), done: false, error: None };
         jobs.push(Job { entry: &file.entry, state: Mutex::new(progress) });
         for (extent, piece) in pieces {
@@ -210,30 +209,28 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn verify<'t>(contents: &HashMap<Hash, &'t [u8]>, chunk: Hash) -> Result<&'t [u8]> {
-    let content = contents.get(&chunk);
-    let content =
-        content.ok_or_else(|| Error::integrity(format!("chunk {chunk} is not in the frame that should hold it")))?;
-    let found = Hash::of(content);
-    if found == chunk { Ok(content) } else { Err(FormatError::Hash { what: "chunk", expected: chunk, found }.into()) }
+    let content = contents.get(&chunk).copied().ok_or_else(|| frame::absent(chunk))?;
+    Ok(frame::proved(chunk, content)?)
 }
 
 /// Where the extents of a file go: they are the content between the holes, in order.
 fn pieces<'x>(job: usize, entry: &Entry, extents: &'x [Extent]) -> Vec<(&'x Extent, Piece)> {
-    let mut holes = entry.holes.iter().copied().peekable();
-    let mut at = 0;
+    let mut runs = entry.data_runs();
+    let (mut at, mut room) = (0, 0);
     let mut pieces = Vec::with_capacity(extents.len());
     for extent in extents {
         let (mut from, mut left) = (extent.offset, extent.len);
         while left > 0 {
-            while let Some((_, len)) = holes.next_if(|(offset, _)| *offset <= at) {
-                at += len;
+            if room == 0 {
+                // More than the runs hold is refused where extents are read.
+                (at, room) = runs.next().unwrap_or((at, u64::MAX));
             }
-            let room = holes.peek().map_or(u64::MAX, |(offset, _)| offset - at);
             let len = u32::try_from(room).unwrap_or(u32::MAX).min(left);
             let written = AtomicBool::new(false);
             let piece = Piece { job, chunk: extent.chunk, from: from as usize, len: len as usize, at, written };
             pieces.push((extent, piece));
             at += u64::from(len);
+            room -= u64::from(len);
             from += len;
             left -= len;
         }

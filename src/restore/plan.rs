@@ -141,7 +141,8 @@ impl RestorePlan {
     ) -> Result<()> {
         let mut extents: Vec<&Extent> = Vec::new();
         window.gaps.iter().for_each(|gap| self.lost.push(describe(gap)));
-        for Selected { entry, extents: own, lost } in &window.selected {
+        for selected in &window.selected {
+            let Selected { entry, lost, .. } = selected;
             if let Some(reason) = &entry.missing {
                 self.missing.push((entry.path.clone(), reason.clone()));
             }
@@ -167,7 +168,7 @@ impl RestorePlan {
                     }
                     self.bytes += entry.data_len();
                     self.space += entry.data_len().next_multiple_of(BLOCK);
-                    extents.extend(own);
+                    extents.extend(selected.extents());
                 }
                 Kind::Char | Kind::Block if !request.options.allow_special => {
                     self.devices.push(entry.path.clone());

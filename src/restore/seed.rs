@@ -18,7 +18,7 @@ use rustix::fs::Stat;
 use super::plan::RestoreRequest;
 use super::select::Selected;
 use super::target::Target;
-use crate::archive::entry::{Content, Entry, Kind};
+use crate::archive::entry::{Entry, Kind};
 use crate::archive::hash::Hash;
 use crate::repository::Manifest;
 use crate::state::{Local, StateDir, TreeWriter};
@@ -95,8 +95,8 @@ impl Seed {
 
 impl Writing {
     fn line(&mut self, target: &Target, manifest: &Manifest<'_>, selected: &Selected) -> Result<()> {
-        let Selected { entry, extents, .. } = selected;
-        for extent in entry.inline_extents().iter().chain(extents) {
+        let Selected { entry, listed, .. } = selected;
+        for extent in entry.inline_extents().iter().chain(listed.iter().flatten()) {
             if self.packs.insert(extent.pack) {
                 self.tree.pack(&manifest.packs().locate(extent)?)?;
             }
@@ -111,10 +111,7 @@ impl Writing {
                 local = json(&Local::new(&stat, read_at(entry, &stat), None, None))?;
             }
         }
-        let listed = match &entry.content {
-            Content::Listed(_) => json(extents)?,
-            Content::Inline(_) => String::new(),
-        };
+        let listed = listed.as_ref().map_or(Ok(String::new()), json)?;
         self.tree.entry(&local, &json(entry)?, &listed)
     }
 

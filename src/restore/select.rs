@@ -4,6 +4,8 @@
 //! holds a bounded number of extents, so memory does not grow with the snapshot; damage costs the
 //! paths that it hurts, which are named.
 
+use std::borrow::Cow;
+
 use crate::archive::entry::{Entry, Extent, Kind};
 use crate::archive::path::EntryPath;
 use crate::filter::Patterns;
@@ -11,8 +13,8 @@ use crate::repository::manifest::Gap;
 use crate::repository::{Manifest, Walk};
 use crate::{ExitCode, Result};
 
-/// Extents in one window, at least one file. At about 500 bytes each with their entry.
-const WINDOW: usize = 32_768;
+/// Extents in one window, at least one file. At about 700 bytes each with their entry and what a fetch notes of them.
+const WINDOW: usize = 16_384;
 
 /// What is wanted of a snapshot.
 #[derive(Clone, Debug)]
@@ -39,9 +41,17 @@ impl Selection {
 #[derive(Debug)]
 pub(super) struct Selected {
     pub entry: Entry,
-    pub extents: Vec<Extent>,
+    /// Its extents, if the entry only says where their list is.
+    pub listed: Option<Vec<Extent>>,
     /// Why its extents cannot be had, if a damaged object is the reason.
     pub lost: Option<String>,
+}
+
+impl Selected {
+    /// Where the content is.
+    pub(super) fn extents(&self) -> &[Extent] {
+        self.listed.as_deref().unwrap_or_else(|| self.entry.inline_extents())
+    }
 }
 
 /// A part of the selection that fits into memory.
@@ -74,13 +84,15 @@ impl<'m> Windows<'m> {
         while size < WINDOW {
             let Some(entry) = self.next_entry().await? else { break };
             for entry in self.select(entry) {
-                let (extents, lost) = match self.manifest.extents(&entry).await {
-                    Ok(extents) => (extents, None),
-                    Err(error) if error.code() == ExitCode::Integrity => (Vec::new(), Some(error.full_message())),
+                let (listed, lost) = match self.manifest.extents(&entry).await {
+                    Ok(Cow::Borrowed(_)) => (None, None),
+                    Ok(Cow::Owned(extents)) => (Some(extents), None),
+                    Err(error) if error.code() == ExitCode::Integrity => (Some(Vec::new()), Some(error.full_message())),
                     Err(error) => return Err(error),
                 };
-                size += extents.len().max(1);
-                selected.push(Selected { entry, extents, lost });
+                let one = Selected { entry, listed, lost };
+                size += one.extents().len().max(1);
+                selected.push(one);
             }
         }
         let gaps = self.walk.take_gaps();

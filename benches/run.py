@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""`make bench`: opsctl, restic and `tar | zstd | age` over the same data, in one run on one machine.
+
+Every figure is the median of all rounds, and what counts are the ratios: a round runs each tool once, in an order that
+changes from round to round. All three have a local store on the disk with the data, whose files are in the page cache;
+restores go into a tmpfs, because a file system that was just emptied makes files several times slower for everyone.
+
+Usage: run.py [--rounds N] [--scale F] [--rate MB_PER_SECOND] [--only local,network,memory] [--record]
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import measure
+import report
+import servers
+import tools
+
+TOOLS = [tools.Opsctl, tools.Restic, tools.Pipe]
+LARGE = ["workspace/media", "sidecar", "openwork-orchestrator/logs"]
+DELAY = 0.040
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def dataset(*words):
+    subprocess.run([sys.executable, Path(__file__).parent / "dataset.py", *map(str, words)], check=True, stdout=sys.stderr)
+
+
+def at_rest(folder):
+    """Everything written out and in the page cache, and older than the two seconds in which opsctl trusts no file."""
+    subprocess.run(["sync"], check=True)
+    time.sleep(3)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                while file.read(1 << 20):
+                    pass
+
+
+def contents(folder):
+    """What a restored tree must have: every file with its size. Hashes are the tools' business."""
+    # A database is restored as it was captured, without the side files of the live one.
+    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.suffix not in (".db-wal", ".db-shm")}
+
+
+def one_round(tool, data, folder, scratch, verbs, costs):
+    """Runs one verb after the other; `day` in between is the caller's."""
+    for verb in verbs:
+        to = scratch / "restored"
+        if verb == "restore":
+            cost = tool.restore(to, data)
+            if contents(to) != contents(data):
+                sys.exit(f"{tool.name} restored something else than the data")
+        elif verb == "one_file":
+            path = sorted((data / "workspace").rglob("*.rs"))[1000].relative_to(data)
+            cost = tool.one_file(to, data, path)
+            if (to / path).read_bytes() != (data / path).read_bytes():
+                sys.exit(f"{tool.name} restored another file than {path}")
+        elif verb == "check":
+            cost = tool.check()
+        else:
+            cost = tool.again(data) if verb != "first" else tool.first(data)
+        costs.setdefault(verb, []).append(vars(cost))
+        shutil.rmtree(to, ignore_errors=True)
+
+
+def local(data, work, scratch, rounds):
+    """All verbs of all tools, with a local store."""
+    results = {tool.name: {"stored": [], "stored_day": []} for tool in TOOLS}
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        at_rest(data)
+        order = TOOLS[number % len(TOOLS):] + TOOLS[: number % len(TOOLS)]
+        running = []
+        for kind in order:
+            tool = kind(work / kind.name.split()[0])
+            one_round(tool, data, work, scratch, ["first", "unchanged"], results[tool.name])
+            results[tool.name]["stored"].append(tool.stored())
+            running.append(tool)
+        dataset("day", data, "--number", number + 1)
+        at_rest(data)
+        for tool in running:
+            before = tool.stored()
+            one_round(tool, data, work, scratch, ["day", "restore", "one_file", "check"], results[tool.name])
+            results[tool.name]["stored_day"].append(tool.stored() - before)
+        for tool in running:
+            tool.remove()
+    return results
+
+
+def network(data, work, scratch, rounds, rate):
+    """Large data to and from an S3 server behind a slow network."""
+    large = work / "large"
+    for part in LARGE:
+        shutil.copytree(data / part, large / part)
+    at_rest(large)
+    results = {kind.name: {} for kind in TOOLS[:2]}
+    for number in range(rounds):
+        say(f"network round {number + 1} of {rounds}")
+        for kind in TOOLS[:2][:: 1 - 2 * (number % 2)]:
+            with servers.seaweed(work / "seaweed") as (port, s3):
+                subprocess.run(["curl", "-sf", "-X", "PUT", f"http://127.0.0.1:{port}/{s3.bucket}", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user", f"{s3.key}:{s3.secret}"], check=True)
+                with servers.Network(port, DELAY, rate) as net:
+                    s3.url = net.url
+                    tool = kind(work / kind.name, s3)
+                    before = net.carried()
+                    upload = tool.first(large)
+                    middle = net.carried()
+                    restore = tool.restore(scratch / "restored", large)
+                    after = net.carried()
+                    if contents(scratch / "restored") != contents(large):
+                        sys.exit(f"{kind.name} restored something else than the data")
+                    shutil.rmtree(scratch / "restored")
+                    upload.ideal, restore.ideal = (middle[0] - before[0]) / rate, (after[1] - middle[1]) / rate
+                    for verb, cost in (("upload", upload), ("restore", restore)):
+                        results[kind.name].setdefault(verb, []).append(vars(cost))
+                    tool.remove()
+            shutil.rmtree(work / "seaweed")
+    shutil.rmtree(large)
+    return results
+
+
+def memory(work, scratch):
+    """Peak memory over trees that differ in one thing: the number of files, or the bytes in them."""
+    results = {}
+    for name, files, size, blobs in (("few", 20_000, 1000, 0), ("many", 140_000, 1000, 0), ("large", 20_000, 1000, 20)):
+        tree = work / f"tree-{name}"
+        for number in range(files):
+            path = tree / f"{number // 500:03}/{number:06}"
+            if number % 500 == 0:
+                path.parent.mkdir(parents=True)
+            path.write_bytes(f"{number:08}".encode() * (size // 8))
+        for number in range(blobs):
+            (tree / f"blob-{number}").write_bytes(os.urandom(100 << 20))
+        at_rest(tree)
+        tool = tools.Opsctl(work / "memory")
+        found = {}
+        one_round(tool, tree, work, scratch, ["first", "unchanged", "restore", "check"], found)
+        results[name] = {verb: cost[0]["peak"] for verb, cost in found.items()} | {"files": files + blobs, "bytes": measure.tree_size(tree)}
+        tool.remove()
+        shutil.rmtree(tree)
+        say(f"memory of {name}: done")
+    return results
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1.0, help="size of the data; 1 is 60,000 files and 1 GB")
+    parser.add_argument("--rate", type=float, default=30.0, help="bandwidth of the slow network in MB a second")
+    parser.add_argument("--only", default="local,network,memory", help="which parts to run")
+    parser.add_argument("--scratch", type=Path, default=Path("/dev/shm"), help="where restores go: a tmpfs")
+    parser.add_argument("--record", action="store_true", help="also write the tables into docs/benchmarks.md")
+    options = parser.parse_args()
+    for binary in (tools.Opsctl.binary, tools.Restic.binary):
+        if not binary.exists():
+            sys.exit(f"{binary} is missing: run `make bench`")
+    parts = options.only.split(",")
+    found = {"versions": [kind.version() for kind in TOOLS], "machine": report.machine(), "rounds": options.rounds, "rate": options.rate}
+    work = tools.REPOSITORY / "target/bench"
+    shutil.rmtree(work, ignore_errors=True)
+    data = work / "data"
+    with tempfile.TemporaryDirectory(dir=options.scratch, prefix="opsctl-bench-") as scratch:
+        scratch = Path(scratch)
+        if {"local", "network"} & set(parts):
+            dataset("make", data, "--scale", options.scale)
+            sizes = contents(data)
+            found["data"] = {"files": len(sizes), "bytes": sum(sizes.values())}
+        if "local" in parts:
+            found["local"] = local(data, work, scratch, options.rounds)
+        if "network" in parts:
+            found["network"] = network(data, work, scratch, min(3, options.rounds), options.rate * 1e6)
+        if "memory" in parts:
+            found["memory"] = memory(work, scratch)
+    (work / "results.json").write_text(json.dumps(found, indent=1))
+    text = report.render(found)
+    print(text)
+    if options.record:
+        report.record(text)
+
+
+if __name__ == "__main__":
+    main()
