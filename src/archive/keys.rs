@@ -19,8 +19,10 @@ use super::receipt::{Envelope, SnapshotId};
 use super::signature::{self, Signer};
 use super::{FORMAT, FormatError, check_envelope};
 
-const STORE_TYPE: &str = "opsctl-store";
-const KEYS_TYPE: &str = "opsctl-keys";
+/// The `type` of a descriptor.
+pub const STORE_TYPE: &str = "opsctl-store";
+/// The `type` of a keys object.
+pub const TYPE: &str = "opsctl-keys";
 
 /// The store descriptor, `opsctl-store.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -100,7 +102,7 @@ impl Keys {
     #[must_use]
     pub fn first(store_id: String, created: Timestamp, recipients: Vec<String>, signers: Vec<String>) -> Self {
         Self {
-            kind: KEYS_TYPE.to_owned(),
+            kind: TYPE.to_owned(),
             format: FORMAT,
             requires: Vec::new(),
             store_id,
@@ -129,7 +131,7 @@ impl Keys {
     /// # Errors
     /// When it is damaged or of another format.
     pub fn read(bytes: &[u8]) -> Result<Self, FormatError> {
-        let keys: Self = read_document("keys object", KEYS_TYPE, bytes)?;
+        let keys: Self = read_document("keys object", TYPE, bytes)?;
         check_store_id(&keys.store_id)?;
         Ok(keys)
     }

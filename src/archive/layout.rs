@@ -70,6 +70,13 @@ pub fn keys_object(seq: u32, hash: Hash) -> String {
     format!("{KEYS}/{seq:06}-{}.json", hash.short(8))
 }
 
+/// The number of a keys object, if the object's name is that of one.
+#[must_use]
+pub fn keys_seq(key: &str) -> Option<u32> {
+    let (seq, _) = key.strip_prefix(KEYS)?.strip_prefix('/')?.strip_suffix(".json")?.split_once('-')?;
+    seq.parse().ok()
+}
+
 /// The mark that the prune left on a pack, if the object's name is that of a mark.
 #[must_use]
 pub fn parse_pack_mark(key: &str) -> Option<Hash> {
@@ -91,6 +98,8 @@ mod tests {
         assert_eq!(parse_receipt(&key), Some(("web", snapshot)));
         assert_eq!(parse_receipt(&format!("{key}{SIGNATURE}")), None);
         assert_eq!(parse_receipt(&key.replace("web", "..")), None);
+        assert_eq!(keys_seq(&keys_object(12, id)), Some(12));
+        assert_eq!(keys_seq("keys/keys.json"), None);
         assert_eq!(parse_pack_mark(&format!("trash/packs/{id}")), Some(id));
     }
 }

@@ -74,6 +74,16 @@ impl FormatError {
     pub fn malformed(message: impl Into<String>) -> Self {
         Self::Malformed(message.into())
     }
+
+    /// Whether this is a document of type `kind` that a newer opsctl wrote: no damage, but not to be read.
+    #[must_use]
+    pub fn is_newer(&self, kind: &str) -> bool {
+        match self {
+            Self::Version { found_type, found_format, .. } => found_type == kind && *found_format > FORMAT,
+            Self::Requires { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 impl From<FormatError> for crate::Error {

@@ -6,11 +6,11 @@
 
 use super::view::StoreView;
 use crate::archive::keyring::Recipients;
-use crate::archive::keys::{Descriptor, Found, Keys, Rule, check_store_id, resolve};
+use crate::archive::keys::{self, Descriptor, Found, Keys, Rule, check_store_id, resolve};
 use crate::archive::layout;
-use crate::archive::signature::Signer;
+use crate::archive::signature::{self, Signer};
 use crate::providers::store::{Store, StoreError};
-use crate::{Error, ExitCode, Result};
+use crate::{Context as _, Error, ExitCode, Result};
 
 /// What the host was told about keys.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +21,24 @@ pub struct HostConfig {
     pub recipients: Vec<String>,
     /// `OPSCTL_STORE_ID`.
     pub store_id: Option<String>,
+}
+
+impl HostKeys {
+    /// Refuses keys that went back: who may delete objects could delete the newest keys object, and with it the removal
+    /// of a recipient.
+    ///
+    /// # Errors
+    /// Exit 4 if the last snapshot of this host went by a newer keys object.
+    pub fn refuse_older(&self, last: Option<u32>) -> Result<()> {
+        match (self.seq, last) {
+            (Some(now), Some(last)) if now < last => Err(Error::integrity(format!(
+                "the newest keys object that can be believed is number {now}; this host has gone by number {last}, which \
+                 is gone or damaged"
+            ))
+            .hint("put it back from another copy of the store, or make a newer one with `opsctl keys`")),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl HostConfig {
@@ -36,6 +54,8 @@ pub struct HostKeys {
     pub store_id: String,
     /// To whom packs are encrypted.
     pub recipients: Recipients,
+    /// The number of the keys object that says so; `None` if it may not be read.
+    pub seq: Option<u32>,
     /// Keys objects that were not believed.
     pub warnings: Vec<String>,
 }
@@ -47,13 +67,14 @@ impl HostKeys {
     /// Exit 2 if neither the store nor the configuration says enough, 4 if they disagree, 10 if this is no
     /// store, 12 if readers would not trust what this host signs.
     pub async fn establish(store: &Store, view: &StoreView, config: &HostConfig, own: &Signer) -> Result<Self> {
-        if !view.has_descriptor() {
+        if !view.has_descriptor() && view.keys.is_empty() {
             let message = format!("{} is not an opsctl store", store.location());
             return Err(Error::new(ExitCode::NotFound, message).hint("check the URL; `opsctl init` makes a store"));
         }
-        let descriptor = optional(store.get(layout::DESCRIPTOR).await)?;
+        let descriptor = described(store, view).await?;
         let (found, denied) = read_keys(store, view).await?;
         let pins = config.pins_with(own);
+        refuse_what_is_newer(&found, &pins)?;
         let newest = resolve(found.clone(), &pins, Rule::Chain).head.map(|(_, keys)| keys);
         let resolved = resolve(found, &pins, Rule::Direct);
         let head = resolved.head.map(|(_, keys)| keys);
@@ -66,19 +87,28 @@ impl HostKeys {
                     .hint("pin the signer that `opsctl keys list` shows with OPSCTL_TRUSTED_SIGNERS, or use its key"));
             }
         }
-        let described = match &descriptor {
-            Some(bytes) => Some(Descriptor::read(bytes)?.store_id),
-            None => None,
+        let signed = head.as_ref().map(|keys| keys.store_id.clone());
+        let problem = match (&descriptor, &signed) {
+            (Err(reason), _) => Some(reason.clone()),
+            (Ok(Some(says)), Some(signed)) if says != signed => Some(format!("it says store id {says:?}")),
+            _ => None,
         };
-        let stated = head.as_ref().map(|keys| keys.store_id.clone()).or(described);
+        let problem = problem.map(|problem| format!("{} does not count: {problem}", layout::DESCRIPTOR));
+        let stated = signed.or(descriptor.unwrap_or_default());
         let store_id = agree("the store id (OPSCTL_STORE_ID)", config.store_id.clone(), stated, |id| id.clone())?;
         check_store_id(&store_id)
             .map_err(|e| Error::usage(e.to_string()).hint("compare OPSCTL_STORE_ID with `opsctl keys list`"))?;
         let pinned = if config.recipients.is_empty() { None } else { Some(Recipients::parse(&config.recipients)?) };
+        let seq = head.as_ref().map(|keys| keys.seq);
         let stated = head.map(|keys| Recipients::parse(keys.recipients)).transpose()?;
         let recipients = agree("the recipients (OPSCTL_RECIPIENTS)", pinned, stated, Recipients::hash)?;
         let rejected = resolved.rejected.into_iter().map(|(key, reason)| format!("{key} is not believed: {reason}"));
-        Ok(Self { store_id, recipients, warnings: rejected.chain(view.odd().iter().cloned()).collect() })
+        Ok(Self {
+            store_id,
+            recipients,
+            seq,
+            warnings: problem.into_iter().chain(rejected).chain(view.odd().iter().cloned()).collect(),
+        })
     }
 }
 
@@ -97,6 +127,19 @@ fn refuse_what_readers_would(own: &Signer, newest: &Keys, believed: Option<&Keys
     Ok(())
 }
 
+/// Keys that a believed signer wrote with a newer opsctl were changed for a reason that this one cannot read.
+fn refuse_what_is_newer(found: &[Found], pins: &[Signer]) -> Result<()> {
+    for object in found {
+        let Err(error) = Keys::read(&object.bytes) else { continue };
+        let signature = object.signature.as_deref().unwrap_or_default();
+        if error.is_newer(keys::TYPE) && signature::verify(&object.bytes, signature, pins).is_ok() {
+            return Err(Error::from(error))
+                .context(|| format!("reading {}, which a trusted signer signed", object.key));
+        }
+    }
+    Ok(())
+}
+
 /// `configured` if it is set, else `stated`; both must agree.
 fn agree<T, K: PartialEq>(what: &str, configured: Option<T>, stated: Option<T>, key: impl Fn(&T) -> K) -> Result<T> {
     match (configured, stated) {
@@ -109,6 +152,23 @@ fn agree<T, K: PartialEq>(what: &str, configured: Option<T>, stated: Option<T>, 
             "set OPSCTL_STORE_ID and OPSCTL_RECIPIENTS; or let the host read `opsctl-store.json` and `keys/`, and pin \
                    their signer with OPSCTL_TRUSTED_SIGNERS",
         )),
+    }
+}
+
+/// The store id that the descriptor says, if it may be read; or what is wrong with it. It is not signed: nothing hangs on
+/// it where a keys object can be believed.
+///
+/// # Errors
+/// Exit 4 if a newer opsctl wrote it, and with it the store.
+async fn described(store: &Store, view: &StoreView) -> Result<Result<Option<String>, String>> {
+    if !view.has_descriptor() {
+        return Ok(Err("it is missing".into()));
+    }
+    let Some(bytes) = optional(store.get(layout::DESCRIPTOR).await)? else { return Ok(Ok(None)) };
+    match Descriptor::read(&bytes) {
+        Ok(descriptor) => Ok(Ok(Some(descriptor.store_id))),
+        Err(error) if error.is_newer(keys::STORE_TYPE) => Err(error.into()),
+        Err(error) => Ok(Err(error.to_string())),
     }
 }
 

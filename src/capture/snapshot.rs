@@ -99,6 +99,8 @@ pub fn snapshot(request: &SnapshotRequest<'_>) -> Result<Outcome> {
     let started_at = (request.clock)();
     let mut opened = Opened::open(request)?;
     opened.state.settle(&|key| opened.view.has_receipt(key))?;
+    let gone = opened.state.last_receipt().filter(|key| !opened.view.has_receipt(key));
+    let gone = gone.map(|key| format!("{key}, the last snapshot that this host took, is not in the store any more"));
     for _ in 0..PASSES {
         let stored = Stored::default();
         let index = ChunkIndex::default();
@@ -134,7 +136,7 @@ pub fn snapshot(request: &SnapshotRequest<'_>) -> Result<Outcome> {
             unchanged: findings.unchanged,
             chunks_reused: stored.chunks_reused.load(Ordering::Relaxed),
             problems: findings.problems,
-            warnings: opened.keys.warnings.into_iter().chain(more).chain(unsaved).collect(),
+            warnings: opened.keys.warnings.into_iter().chain(gone).chain(more).chain(unsaved).collect(),
         });
     }
     Err(Error::new(ExitCode::Failed, "the store kept changing under the snapshot: packs went or keys came each time")
@@ -181,6 +183,7 @@ impl Opened {
         let view = list(request).context(|| "listing the store".to_owned())?;
         let keys = establish(request, &view)?;
         let state = state_dir.source(&keys.store_id, &request.source)?;
+        keys.refuse_older(state.keys_seq())?;
         let mut walk = request.walk.clone();
         walk.own.push(state_dir.id()?);
         Ok(Self { state_dir, state, view, keys, walk })
@@ -201,6 +204,7 @@ impl Opened {
         if before.keys != self.view.keys {
             tracing::warn!("the keys of the store changed during the run; starting again");
             self.keys = establish(request, &self.view)?;
+            self.keys.refuse_older(self.state.keys_seq())?;
             return Ok(true);
         }
         if let Some(gone) = built.packs.iter().find(|line| !self.view.has_pack(line)) {
@@ -285,12 +289,13 @@ fn commit(
     };
     let (name, lines) = &built.pack_list;
     let list_key = layout::pack_list(*name);
-    if !opened.view.has_pack_list(&list_key) {
+    if !opened.view.has_pack_list(&list_key, lines.len() as u64) {
         put(&list_key, lines.clone())?;
     }
     let (id, bytes) = receipt.write()?;
     let key = layout::receipt(&receipt.source, &id);
     let signature = request.signing_key.sign(&bytes, &format!("opsctl {key}"))?;
+    opened.keys.seq.map_or(Ok(()), |seq| opened.state.save_keys_seq(seq))?;
     opened.state.save_receipt(&key, &bytes)?;
     put(&format!("{key}{}", layout::SIGNATURE), signature.into_bytes())?;
     put(&key, bytes)?;

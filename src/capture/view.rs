@@ -19,7 +19,7 @@ pub struct StoreView {
     /// Receipts that cannot count as anybody's predecessor, with the reason.
     odd: Vec<String>,
     has_descriptor: bool,
-    pack_lists: HashSet<String>,
+    pack_lists: HashMap<String, u64>,
     /// The keys objects and their signatures.
     pub keys: Vec<ObjectInfo>,
 }
@@ -51,7 +51,7 @@ impl StoreView {
             } else if key == layout::DESCRIPTOR {
                 view.has_descriptor = true;
             } else if key.starts_with(layout::PACK_LISTS) {
-                view.pack_lists.insert(object.key);
+                view.pack_lists.insert(object.key, object.size);
             } else if key.starts_with(layout::KEYS) {
                 view.keys.push(object);
             }
@@ -77,10 +77,10 @@ impl StoreView {
         self.packs.get(&line.pack) == Some(&line.size) && !self.marked.contains(&line.pack)
     }
 
-    /// True if a pack list is there.
+    /// True if a pack list is there, whole as far as its size tells.
     #[must_use]
-    pub fn has_pack_list(&self, key: &str) -> bool {
-        self.pack_lists.contains(key)
+    pub fn has_pack_list(&self, key: &str, size: u64) -> bool {
+        self.pack_lists.get(key) == Some(&size)
     }
 
     /// True if the receipt with this object name is there.

@@ -2,10 +2,12 @@
 //!
 //! Files below `<state-dir>/<store id>/<source>/`:
 //! `tree` the last committed manifest with local columns; `tree.next` and `receipt.next` a commit under
-//! way; `pending` packs that were stored since; `draft` the walk under way.
+//! way; `pending` packs that were stored since; `draft` the walk under way; `receipt` and `keys` the last receipt and
+//! the number of the keys object that it went by.
 //!
 //! Invariants:
-//! * Losing any of it costs one full upload and nothing else; a damaged file counts as lost.
+//! * Losing any of it costs one full upload, and that it goes unnoticed if the newest keys object or snapshot was deleted;
+//!   a damaged file counts as lost.
 //! * Nothing here is believed about the store: the caller says which packs are still there.
 //! * One run at a time: [`StateDir::lock`] holds a lock that the kernel frees when its holder dies.
 
@@ -284,6 +286,25 @@ impl SourceState {
         Ok(file.sync_all()?)
     }
 
+    /// The number of the keys object that the last commit went by; `None` if that is not known.
+    #[must_use]
+    pub fn keys_seq(&self) -> Option<u32> {
+        fs::read_to_string(self.path("keys")).ok()?.trim().parse().ok()
+    }
+
+    /// Keeps the number of the keys object that a commit goes by.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save_keys_seq(&self, seq: u32) -> Result<()> {
+        if self.keys_seq() == Some(seq) {
+            return Ok(());
+        }
+        let mut file = self.create("keys")?;
+        writeln!(file, "{seq}")?;
+        Ok(file.sync_all()?)
+    }
+
     /// Settles a commit that an earlier run did not see the end of: if its receipt is in the store
     /// (`stored`), its tree becomes the last tree, else it is dropped.
     ///
@@ -313,8 +334,14 @@ impl SourceState {
         if self.path("tree.next").exists() {
             fs::rename(self.path("tree.next"), self.path("tree"))?;
         }
-        let _ = fs::remove_file(self.path("receipt.next"));
+        let _ = fs::rename(self.path("receipt.next"), self.path("receipt"));
         Ok(())
+    }
+
+    /// The object name of the last receipt that was stored from here; `None` if that is not known.
+    #[must_use]
+    pub fn last_receipt(&self) -> Option<String> {
+        fs::read_to_string(self.path("receipt")).ok()?.lines().next().map(str::to_owned)
     }
 }
 
