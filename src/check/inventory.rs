@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::archive::hash::Hash;
 use crate::archive::layout;
 use crate::archive::packlist::PackLine;
+use crate::archive::receipt::SnapshotId;
 use crate::repository::{Listing, Problem, Repository, Snapshot, Which, choose};
 use crate::{ExitCode, Result};
 
@@ -166,7 +167,7 @@ fn note_problem(problem: &Problem, findings: &mut Findings) {
     if problem.future_format {
         findings.warn(format!("{} is not checked: {}", problem.key, problem.reason));
     } else {
-        findings.damage(&problem.key, &problem.reason, []);
+        findings.damage(&problem.key, &problem.reason, problem.id().iter().map(SnapshotId::as_str));
     }
 }
 

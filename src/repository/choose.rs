@@ -133,15 +133,15 @@ fn no_such_id(listing: &Listing, in_source: impl Fn(&str) -> bool, id: &str) -> 
 }
 
 fn none_left(listing: &Listing, source: &str, end: Timestamp) -> Error {
+    if let Some(error) = all_refused(listing, Some(source), end) {
+        return error;
+    }
     let newest = listing.accepted().rfind(|s| s.source == source);
     if newest.is_some() {
         let oldest = listing.accepted().find(|s| s.source == source);
         let first = oldest.map(|s| format!("; the oldest ended at {}", s.receipt.finished_at)).unwrap_or_default();
         let message = format!("source {source:?} has no snapshot that ended at or before {end}{first}");
         return Error::new(ExitCode::NotFound, message).hint(newest_hint(newest));
-    }
-    if let Some(error) = all_refused(listing, Some(source)) {
-        return error;
     }
     let sources: BTreeSet<&str> = listing.accepted().map(|s| s.source.as_str()).collect();
     let names: Vec<&str> = sources.into_iter().collect();
@@ -154,23 +154,27 @@ fn none_left(listing: &Listing, source: &str, end: Timestamp) -> Error {
 }
 
 fn nothing_at_all(listing: &Listing) -> Error {
-    all_refused(listing, None).unwrap_or_else(|| {
+    all_refused(listing, None, Timestamp::MAX).unwrap_or_else(|| {
         Error::new(ExitCode::NotFound, "the store holds no snapshot yet").hint("`opsctl snapshot` takes one")
     })
 }
 
-/// The error for a source (or store) whose every snapshot is rejected or unreadable; `None` if there is none at all.
-fn all_refused(listing: &Listing, source: Option<&str>) -> Option<Error> {
+/// The error for a source (or store) whose every snapshot that ended by `end` is rejected or unreadable; `None` if there
+/// is none at all.
+fn all_refused(listing: &Listing, source: Option<&str>, end: Timestamp) -> Option<Error> {
     let of_source = |s: Option<&str>| source.is_none() || s == source;
-    if let Some(problem) = listing.problems.iter().find(|p| p.unreachable && of_source(p.source.as_deref())) {
+    // An object whose name says no time counts only where no time was asked for.
+    let by_end = |p: &&Problem| end == Timestamp::MAX || p.id().is_some_and(|id| id.finished_at() <= end);
+    let unreadable = || listing.problems.iter().filter(|p| of_source(p.source.as_deref())).filter(by_end);
+    if let Some(problem) = unreadable().find(|p| p.unreachable) {
         return Some(unreachable(problem));
     }
-    let rejected = listing.rejected().filter(|(s, _)| of_source(Some(&s.source)));
+    let rejected = listing.rejected().filter(|(s, _)| of_source(Some(&s.source)) && s.receipt.finished_at <= end);
     let rejected = rejected.map(|(s, why)| (s.key(), why)).last();
-    let unreadable = listing.problems.iter().filter(|p| of_source(p.source.as_deref()));
-    let (key, why) = rejected.or_else(|| unreadable.map(|p| (p.key.clone(), p.reason.as_str())).next_back())?;
+    let (key, why) = rejected.or_else(|| unreadable().map(|p| (p.key.clone(), p.reason.as_str())).next_back())?;
+    let by = if end == Timestamp::MAX { String::new() } else { format!(" that ended at or before {end}") };
     Some(
-        Error::integrity(format!("no snapshot can be trusted; the newest, {key}: {why}"))
+        Error::integrity(format!("no snapshot{by} can be trusted; the newest, {key}: {why}"))
             .hint("`opsctl list` shows the reason for each; check --trusted-signer, and the clock of the host"),
     )
 }

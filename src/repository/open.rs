@@ -3,12 +3,13 @@
 //! Invariant: a damaged descriptor or keys object is a warning, never a reason not to read snapshots that can
 //! still be verified.
 
+use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
 
 use crate::archive::hash::Hash;
 use crate::archive::keys::{Descriptor, Found, Keys};
 use crate::archive::layout;
-use crate::providers::store::{Store, StoreError};
+use crate::providers::store::{ObjectInfo, Store, StoreError};
 use crate::{Error, ExitCode, Result};
 
 use super::fetch::Health;
@@ -52,6 +53,8 @@ impl Repository {
         anchors.rejected.extend(unreadable);
         let mut warnings: Vec<String> =
             anchors.rejected.iter().map(|(key, reason)| format!("{key} does not count: {reason}")).collect();
+        let head = anchors.head.as_ref().map_or(0, |(_, keys)| keys.seq);
+        warnings.extend(bereft_signatures(&listed, head));
         if anchors.head.is_none() {
             warnings.push("no keys object of this store is signed by a trusted signer".into());
         }
@@ -116,6 +119,14 @@ impl Repository {
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
+}
+
+/// Signatures of keys objects above number `head` that are not there: the newest may have been taken away.
+fn bereft_signatures(listed: &[ObjectInfo], head: u32) -> Vec<String> {
+    let keys: HashSet<&str> = listed.iter().map(|object| object.key.as_str()).collect();
+    let documents = listed.iter().filter_map(|object| object.key.strip_suffix(layout::SIGNATURE));
+    let bereft = documents.filter(|key| !keys.contains(key) && layout::keys_seq(key).is_some_and(|seq| seq > head));
+    bereft.map(|key| format!("{key} is not there, but its signature is: it was deleted, or never stored")).collect()
 }
 
 fn not_a_store(store: &Store) -> Error {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use crate::Result;
 use crate::archive::layout::{self, SIGNATURE};
 use crate::archive::receipt::{self, Receipt, SnapshotId};
-use crate::archive::{FORMAT, FormatError};
+use crate::providers::store::ObjectInfo;
 
 use super::Repository;
 use super::signed::{self, Signed};
@@ -97,7 +97,8 @@ impl Repository {
         };
         let tombstones = format!("{}/{}", layout::TRASH, layout::SNAPSHOTS);
         let (listed, tombstones) = tokio::join!(self.store.list(&folder), self.store.list(&tombstones));
-        let documents = signed::read_all(&self.store, &listed?).await?;
+        let listed = listed?;
+        let documents = signed::read_all(&self.store, &listed).await?;
         // Anybody may write; only a signed tombstone explains why a snapshot is gone.
         let tombstones = signed::read_all(&self.store, &tombstones?).await.unwrap_or_default();
         let mut present: HashSet<SnapshotId> =
@@ -112,6 +113,7 @@ impl Repository {
 
         let mut listing = Listing { snapshots, problems, warnings: Vec::new() };
         listing.warnings = chain_warnings(&listing, &present);
+        listing.warnings.extend(bereft_signatures(&listed, &present));
         Ok(listing)
     }
 }
@@ -175,21 +177,32 @@ fn parse_one(document: Signed) -> Result<Parsed, Problem> {
     };
     match Receipt::read(source, &id, &bytes) {
         Ok(receipt) => Ok(Parsed { id, source: source.to_owned(), receipt, modified, bytes, signature }),
-        Err(error) => Err(problem(error.to_string(), is_newer(&error))),
-    }
-}
-
-fn is_newer(error: &FormatError) -> bool {
-    match error {
-        FormatError::Version { found_type, found_format, .. } => found_type == receipt::TYPE && *found_format > FORMAT,
-        FormatError::Requires { .. } => true,
-        _ => false,
+        Err(error) => Err(problem(error.to_string(), error.is_newer(receipt::TYPE))),
     }
 }
 
 /// The id in the last part of a name, wherever the object lies.
 fn id_in_name(key: &str) -> Option<SnapshotId> {
     key.strip_suffix(SIGNATURE).unwrap_or(key).rsplit('/').next()?.strip_suffix(".json")?.parse().ok()
+}
+
+/// Signatures without their receipt, where no receipt is newer: the newest snapshot may have been taken away. A commit
+/// that stopped between the two leaves the same, until the next snapshot.
+fn bereft_signatures(listed: &[ObjectInfo], present: &HashSet<SnapshotId>) -> Vec<String> {
+    let mut newest: BTreeMap<&str, SnapshotId> = BTreeMap::new();
+    for object in listed {
+        let receipt = object.key.strip_suffix(SIGNATURE).unwrap_or(&object.key);
+        let Some((source, id)) = layout::parse_receipt(receipt) else { continue };
+        if newest.get(source).is_none_or(|known| *known < id) {
+            newest.insert(source, id);
+        }
+    }
+    newest.retain(|_, id| !present.contains(id));
+    let warn = |(source, id): (&str, SnapshotId)| {
+        let receipt = layout::receipt(source, &id);
+        format!("{receipt} is not there, but its signature is: it was deleted, or its commit was interrupted")
+    };
+    newest.into_iter().map(warn).collect()
 }
 
 /// Forks and gaps in the chains of accepted receipts. `present` are the ids that are there or were pruned.
