@@ -10,6 +10,7 @@
 //! * Every stage is bounded; memory is packs in flight plus about 100 bytes a file and chunk.
 
 mod build;
+mod clocks;
 mod draft;
 mod host_keys;
 mod listing;

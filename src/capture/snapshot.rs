@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use object_store::PutPayload;
 
 use super::build::Built;
+use super::clocks::EndTime;
 use super::draft::{Findings, Problem};
 use super::host_keys::{HostConfig, HostKeys};
 use super::run::{Pass, uploads};
@@ -27,9 +28,6 @@ use crate::{Context as _, Error, ExitCode, Result};
 
 /// A pack that another process removes while a snapshot refers to it makes the pass start again; this often.
 const PASSES: u32 = 3;
-
-/// Seconds that an end time may lie ahead of this host's clock: readers take a day.
-const MAX_SKEW: i64 = 24 * 3600;
 
 /// What to capture, and how.
 pub struct SnapshotRequest<'a> {
@@ -125,8 +123,9 @@ pub fn snapshot(request: &SnapshotRequest<'_>) -> Result<Outcome> {
         if opened.look_again(request, &built)? {
             continue;
         }
-        let receipt = receipt(request, &opened, started_at, &built, &findings, &stored)?;
-        let (id, unsaved) = commit(request, &opened, &built, &receipt)?;
+        let (receipt, end) = receipt(request, &opened, started_at, &built, &findings, &stored)?;
+        let stepped_back = end.check_skew()?;
+        let (id, said) = commit(request, &opened, &built, &receipt, end)?;
         let unlisted = findings.unlisted();
         let more = (unlisted > 0).then(|| format!("{unlisted} more problems are not listed"));
         return Ok(Outcome {
@@ -136,7 +135,15 @@ pub fn snapshot(request: &SnapshotRequest<'_>) -> Result<Outcome> {
             unchanged: findings.unchanged,
             chunks_reused: stored.chunks_reused.load(Ordering::Relaxed),
             problems: findings.problems,
-            warnings: opened.keys.warnings.into_iter().chain(gone).chain(more).chain(unsaved).collect(),
+            warnings: opened
+                .keys
+                .warnings
+                .into_iter()
+                .chain(gone)
+                .chain(more)
+                .chain(stepped_back)
+                .chain(said)
+                .collect(),
         });
     }
     Err(Error::new(ExitCode::Failed, "the store kept changing under the snapshot: packs went or keys came each time")
@@ -232,14 +239,10 @@ fn receipt(
     built: &Built,
     findings: &Findings,
     stored: &Stored,
-) -> Result<Receipt> {
+) -> Result<(Receipt, EndTime)> {
     let predecessor = opened.view.newest(&request.source).cloned();
-    let (finished_at, skew) = end_time((request.clock)(), predecessor.as_ref());
-    if skew.is_some_and(|skew| skew > MAX_SKEW) {
-        let message = format!("the newest snapshot ends at {finished_at}, more than a day ahead of this host's clock");
-        return Err(Error::integrity(message).hint("set the clock; a snapshot with such a time would not be trusted"));
-    }
-    Ok(Receipt {
+    let end = EndTime::after(predecessor.as_ref(), (request.clock)());
+    let receipt = Receipt {
         kind: TYPE.to_owned(),
         format: FORMAT,
         requires: Vec::new(),
@@ -248,9 +251,10 @@ fn receipt(
         host: request.host.clone(),
         seq: predecessor.as_ref().map_or(1, |p| p.seq() + 1),
         predecessor,
-        started_at,
-        finished_at,
-        clock_skew_seconds: skew,
+        // The clock may have stepped back since.
+        started_at: started_at.min(end.at),
+        finished_at: end.at,
+        clock_skew_seconds: end.skew,
         status: if findings.is_complete() { Status::Complete } else { Status::Incomplete },
         profile: request.profile.clone(),
         versions: request.versions.clone(),
@@ -261,28 +265,19 @@ fn receipt(
         pack_list: built.pack_list.0,
         root: built.root,
         program: concat!("opsctl ", env!("CARGO_PKG_VERSION")).to_owned(),
-    })
+    };
+    Ok((receipt, end))
 }
 
-/// Whole seconds, rounded up so that nothing in the snapshot is younger than it says; after the
-/// predecessor whatever the clock says. And how far ahead of the clock that is, where it is more than
-/// two runs in one second explain.
-fn end_time(now: Timestamp, predecessor: Option<&SnapshotId>) -> (Timestamp, Option<i64>) {
-    let up = i64::from(now.subsec_nanosecond() > 0);
-    let now = Timestamp::from_second(now.as_second() + up).unwrap_or(now);
-    let after = predecessor.and_then(|p| p.finished_at().checked_add(SignedDuration::from_secs(1)).ok());
-    let end = after.map_or(now, |after| after.max(now));
-    let skew = end.as_second() - now.as_second();
-    (end, (skew > 1).then_some(skew))
-}
-
-/// Pack list, signature, receipt, in this order; then the state follows. Returns a warning if it did not.
+/// Pack list, signature, receipt, in this order; then the state follows. Returns what is worth saying of
+/// clocks, and a warning if the state did not follow.
 fn commit(
     request: &SnapshotRequest<'_>,
     opened: &Opened,
     built: &Built,
     receipt: &Receipt,
-) -> Result<(SnapshotId, Option<String>)> {
+    end: EndTime,
+) -> Result<(SnapshotId, Vec<String>)> {
     let put = |key: &str, bytes: Vec<u8>| -> Result<()> {
         let stored = request.store.create(key, PutPayload::from(bytes));
         request.runtime.block_on(request.cancel.guard(stored)).map(|_| ()).context(|| format!("storing {key}"))
@@ -297,24 +292,13 @@ fn commit(
     let signature = request.signing_key.sign(&bytes, &format!("opsctl {key}"))?;
     opened.keys.seq.map_or(Ok(()), |seq| opened.state.save_keys_seq(seq))?;
     opened.state.save_receipt(&key, &bytes)?;
-    put(&format!("{key}{}", layout::SIGNATURE), signature.into_bytes())?;
+    let signature_key = format!("{key}{}", layout::SIGNATURE);
+    put(&signature_key, signature.into_bytes())?;
+    // The time that the store gave the signature is the one that it will give the receipt.
+    let listed = request.runtime.block_on(request.cancel.guard(request.store.listed(&signature_key)))?;
+    let clocks = listed.map(|object| end.check_store_time((request.clock)(), object.modified)).transpose()?.flatten();
     put(&key, bytes)?;
     // Committed, whatever happens to the state: it is settled by the next run.
     let unsaved = opened.state.adopt().err().map(|e| format!("the state was not saved: {}", e.full_message()));
-    Ok((id, unsaved))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_end_time_is_after_the_predecessor_whatever_the_clock_says() {
-        let at = |text: &str| text.parse::<Timestamp>().unwrap();
-        let before: SnapshotId = "20260307T140000Z-000001-0123456789abcdef".parse().unwrap();
-        assert_eq!(end_time(at("2026-03-07T15:00:00.1Z"), Some(&before)), (at("2026-03-07T15:00:01Z"), None));
-        assert_eq!(end_time(at("2026-03-07T14:00:00Z"), Some(&before)), (at("2026-03-07T14:00:01Z"), None));
-        assert_eq!(end_time(at("2026-03-06T14:00:00Z"), Some(&before)), (at("2026-03-07T14:00:01Z"), Some(86_401)));
-        assert_eq!(end_time(at("2026-03-06T14:00:00Z"), None).1, None);
-    }
+    Ok((id, clocks.into_iter().chain(unsaved).collect()))
 }

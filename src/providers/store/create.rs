@@ -5,11 +5,12 @@
 use std::sync::atomic::Ordering;
 
 use futures::TryStreamExt;
+use jiff::Timestamp;
 use object_store::path::Path;
 use object_store::{PutMode, PutPayload};
 
 use super::error::{Failure, StoreError, classify};
-use super::{Created, Store};
+use super::{Created, ObjectInfo, Store, listing, modified};
 
 impl Store {
     /// Stores an object under a name that must not be taken.
@@ -40,7 +41,7 @@ impl Store {
                     continue;
                 }
                 // Taken, perhaps by an earlier try of this very call.
-                Failure::Exists => match self.listed_size(key, &path).await? {
+                Failure::Exists => match self.listed(key).await?.map(|object| object.size) {
                     Some(found) if found == size => return Ok(Created::AlreadyThere),
                     Some(found) => return Err(StoreError::Conflict { key: key.into(), expected: size, found }),
                     // Two requests at once (409), or the other writer failed: the name is free again.
@@ -55,23 +56,29 @@ impl Store {
         }
     }
 
-    /// The size of one object according to LIST.
-    async fn listed_size(&self, key: &str, path: &Path) -> Result<Option<u64>, StoreError> {
+    /// One object according to LIST, which needs no permission to read it. `None` if LIST does not show it.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn listed(&self, key: &str) -> Result<Option<ObjectInfo>, StoreError> {
+        let path = self.object_path(key)?;
         let mut tries = self.retry.start("LIST", key, &self.inner.counters.retries);
         loop {
             self.inner.counters.requests.fetch_add(1, Ordering::Relaxed);
-            match self.look_up(path).await {
-                Ok(size) => return Ok(size),
+            match self.look_up(&path).await {
+                Ok(found) => {
+                    return Ok(found.map(|(size, modified)| ObjectInfo { key: key.into(), size, modified }));
+                }
                 Err(error) => tries.wait_after(self.error(key, &error)).await?,
             }
         }
     }
 
-    async fn look_up(&self, path: &Path) -> object_store::Result<Option<u64>> {
+    async fn look_up(&self, path: &Path) -> object_store::Result<Option<(u64, Timestamp)>> {
         if let Some(root) = &self.inner.root {
             // Asking a directory for one name needs no permission to read it either.
             return match std::fs::metadata(root.join(path.as_ref())) {
-                Ok(metadata) => Ok(metadata.is_file().then_some(metadata.len())),
+                Ok(metadata) => Ok(metadata.is_file().then(|| (metadata.len(), listing::modified(&metadata)))),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
                 Err(error) => Err(object_store::Error::Generic { store: "directory", source: Box::new(error) }),
             };
@@ -89,7 +96,7 @@ impl Store {
         };
         while let Some(object) = objects.try_next().await? {
             if object.location == *path {
-                return Ok(Some(object.size));
+                return Ok(Some((object.size, modified(&object))));
             }
             if object.location > *path && self.location().lists_in_order() {
                 break;

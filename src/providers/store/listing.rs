@@ -165,15 +165,19 @@ pub(super) fn walk(root: &FilePath, folder: &str) -> Result<Walked, StoreError> 
                     folders.push(path);
                 }
             } else if metadata.is_file() && !is_half_written(&key) {
-                let modified = metadata.modified().ok().and_then(|time| jiff::Timestamp::try_from(time).ok());
-                // A time beyond the calendar is nobody's: it counts as the latest, which no receipt can claim.
-                let modified = modified.unwrap_or(jiff::Timestamp::MAX);
-                walked.objects.push(ObjectInfo { key, size: metadata.len(), modified });
+                walked.objects.push(ObjectInfo { key, size: metadata.len(), modified: modified(&metadata) });
             }
         }
     }
     report(&walked.foreign);
     Ok(walked)
+}
+
+/// When a store that is a directory received an object. A time beyond the calendar is nobody's: it counts as the
+/// latest, which no receipt can claim.
+pub(super) fn modified(metadata: &fs::Metadata) -> jiff::Timestamp {
+    let modified = metadata.modified().ok().and_then(|time| jiff::Timestamp::try_from(time).ok());
+    modified.unwrap_or(jiff::Timestamp::MAX)
 }
 
 /// The key of a file, if it has a name that one of ours can have.

@@ -318,17 +318,21 @@ impl Store {
             if key.is_empty() {
                 continue;
             }
-            let modified = object.last_modified;
-            let modified = i32::try_from(modified.timestamp_subsec_nanos())
-                .ok()
-                .and_then(|nanos| jiff::Timestamp::new(modified.timestamp(), nanos).ok())
-                // Beyond the calendar: later than any receipt can claim.
-                .unwrap_or(jiff::Timestamp::MAX);
-            found.push(ObjectInfo { key: key.into(), size: object.size, modified });
+            found.push(ObjectInfo { key: key.into(), size: object.size, modified: modified(&object) });
         }
         found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         found
     }
+}
+
+/// When the store received an object.
+fn modified(object: &ObjectMeta) -> jiff::Timestamp {
+    let modified = object.last_modified;
+    i32::try_from(modified.timestamp_subsec_nanos())
+        .ok()
+        .and_then(|nanos| jiff::Timestamp::new(modified.timestamp(), nanos).ok())
+        // Beyond the calendar: later than any receipt can claim.
+        .unwrap_or(jiff::Timestamp::MAX)
 }
 
 /// The backend of an existing directory.
