@@ -1,9 +1,10 @@
 //! From the draft to the manifest: adds extents, cuts leaves, stacks branches, writes the root.
 //!
 //! Runs when all content is in closed packs. Each level of the manifest refers to the level below by
-//! pack, so the pack is closed between levels.
+//! pack, so the pack is closed between levels. Whatever becomes of files, nodes are always stored for today's
+//! recipients: each of them can list every snapshot.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 
@@ -17,7 +18,7 @@ use crate::archive::manifest::{
 };
 use crate::archive::packlist::{self, PackLine};
 use crate::archive::path::EntryPath;
-use crate::state::index::ChunkIndex;
+use crate::state::index::{ChunkIndex, InEarlierPacks, Rekey};
 use crate::state::{TreeWriter, line_parts};
 use crate::{Error, Result};
 
@@ -33,6 +34,8 @@ pub struct Built {
     pub packs: Vec<PackLine>,
     /// Name and bytes of the pack list.
     pub pack_list: (Hash, Vec<u8>),
+    /// What became of content in packs of earlier recipients.
+    pub rekey: Rekey,
 }
 
 /// A stored node, until its pack is closed.
@@ -45,6 +48,9 @@ pub struct Builder<'a, 'e> {
     tree: TreeWriter,
     stop: &'a Stop,
     used: BTreeSet<u32>,
+    /// Chunks that stay in packs of earlier recipients, counted in `rekey`.
+    left: HashSet<Hash>,
+    rekey: Rekey,
     cutter: NodeCutter,
     nodes: Vec<Stored>,
     sequence: Sequence,
@@ -74,6 +80,8 @@ impl<'a, 'e> Builder<'a, 'e> {
             tree,
             stop,
             used: BTreeSet::new(),
+            left: HashSet::new(),
+            rekey: Rekey::default(),
             cutter: NodeCutter::new(MIN_LEAF),
             nodes: Vec::new(),
             sequence: Sequence::default(),
@@ -83,14 +91,15 @@ impl<'a, 'e> Builder<'a, 'e> {
         let root = Root::new(depth, children, findings.counts, excluded);
         let bytes = serde_json::to_vec(&root).map_err(std::io::Error::from)?;
         Root::read(&bytes)?;
-        let chunk = builder.encoder.add(&bytes)?;
+        let chunk = builder.encoder.add(&bytes, InEarlierPacks::StoredAnew)?;
         builder.encoder.close_pack()?;
         let root = builder.extent(chunk, len_u32(&bytes)?)?;
         builder.tree.nodes(&[root])?;
         builder.tree.finish()?;
         let packs: Vec<PackLine> = builder.used.iter().filter_map(|n| index.pack(*n)).collect();
         let pack_list = packlist::write(packs.clone());
-        Ok(Built { root, packs, pack_list })
+        let rekey = Rekey { stored_bytes: index.stored_anew(), ..builder.rekey };
+        Ok(Built { root, packs, pack_list, rekey })
     }
 
     fn line(&mut self, kind: &str, local: &str, entry: &str, last: &str) -> Result<()> {
@@ -132,7 +141,7 @@ impl<'a, 'e> Builder<'a, 'e> {
     }
 
     fn store_node(&mut self, node: Node) -> Result<()> {
-        let chunk = self.encoder.add(&node.bytes)?;
+        let chunk = self.encoder.add(&node.bytes, InEarlierPacks::StoredAnew)?;
         self.nodes.push((node.first, chunk, len_u32(&node.bytes)?));
         Ok(())
     }
@@ -174,6 +183,9 @@ impl<'a, 'e> Builder<'a, 'e> {
     fn uses(&mut self, extent: Extent) -> Result<()> {
         let number = self.index.pack_number(extent.pack);
         let number = number.ok_or_else(|| Error::integrity(format!("pack {} is used but not known", extent.pack)))?;
+        if self.index.is_earlier(number) && self.left.insert(extent.chunk) {
+            self.rekey.leave(extent.len);
+        }
         match self.index.pack(number) {
             Some(pack) if self.used.insert(number) => self.tree.pack(&pack),
             _ => Ok(()),
@@ -191,7 +203,7 @@ fn store_extent_lists(encoder: &mut Encoder<'_>, index: &ChunkIndex, draft: &Fil
         let extents = if kind == "C" { chunk_extents(index, last)? } else { Vec::new() };
         if extents.len() > MAX_INLINE_EXTENTS {
             for bytes in extent_list_chunks(&extents)? {
-                encoder.add(&bytes)?;
+                encoder.add(&bytes, InEarlierPacks::StoredAnew)?;
             }
         }
         Ok(())

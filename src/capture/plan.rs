@@ -7,7 +7,8 @@ use crate::Result;
 use crate::archive::entry::Kind;
 use crate::archive::path::EntryPath;
 use crate::archive::receipt::Counts;
-use crate::state::index::ChunkIndex;
+use crate::state::SavedLine;
+use crate::state::index::{ChunkIndex, Rekey};
 
 /// Paths listed in a plan, at most.
 const MAX_LISTED: usize = 1000;
@@ -31,6 +32,8 @@ pub struct Plan {
     pub excluded: Vec<(EntryPath, String)>,
     /// Paths that cannot be captured, with the reason.
     pub missing: Vec<(EntryPath, String)>,
+    /// What would become of content in packs of earlier recipients.
+    pub rekey: Rekey,
 }
 
 /// Makes the plan of a snapshot.
@@ -39,18 +42,25 @@ pub struct Plan {
 /// As [`super::snapshot()`].
 pub fn plan(request: &SnapshotRequest<'_>) -> Result<Plan> {
     let opened = Opened::open(request)?;
-    let previous = opened.previous(request, &ChunkIndex::default())?;
-    let mut planner = Planner { plan: Plan { recipients: opened.keys.recipients.texts(), ..Plan::default() }, request };
+    let index = ChunkIndex::new(request.max_rekey);
+    let previous = opened.previous(request, &index)?;
+    let plan = Plan { recipients: opened.keys.recipients.texts(), ..Plan::default() };
+    let mut planner = Planner { plan, request, index: &index };
     Walker::walk(&opened.walk, &previous, (request.clock)(), &mut planner)?;
-    Ok(planner.plan)
+    Ok(Plan { rekey: index.planned(), ..planner.plan })
 }
 
 struct Planner<'a> {
     plan: Plan,
     request: &'a SnapshotRequest<'a>,
+    index: &'a ChunkIndex,
 }
 
 impl Visitor for Planner<'_> {
+    fn decide(&mut self, line: &SavedLine) -> bool {
+        self.index.decide(&line.earlier)
+    }
+
     fn item(&mut self, item: Item) -> Result<()> {
         self.request.cancel.check()?;
         match item {

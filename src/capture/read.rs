@@ -28,6 +28,7 @@ use crate::archive::entry::{Database, Entry, Kind};
 use crate::archive::hash::{Hash, Hasher};
 use crate::archive::path::EntryPath;
 use crate::progress::Progress;
+use crate::state::index::InEarlierPacks;
 use crate::state::{Local, Side};
 use crate::{Error, Result};
 
@@ -60,6 +61,8 @@ pub struct ReadJob {
     pub sides: Option<Sides>,
     /// Set if it was opened when its directory was listed.
     pub opened: Option<OwnedFd>,
+    /// What becomes of content of it that lies in packs of earlier recipients.
+    pub earlier: InEarlierPacks,
     /// Where the result goes.
     pub reply: Sender<ReadDone>,
     /// Dropped with the job when it is done: whoever waits for a group of jobs holds the other end.
@@ -102,6 +105,8 @@ pub struct FileReader<'a> {
     chunker: Option<Chunker>,
     scratch: PathBuf,
     helpers: Option<Sender<ClaimedChunk>>,
+    /// Of the file at hand.
+    earlier: InEarlierPacks,
     /// When this run had dirty pages written out.
     synced: Timestamp,
     stop: &'a Stop,
@@ -129,7 +134,8 @@ impl<'a> FileReader<'a> {
         stop: &'a Stop,
         progress: &'a dyn Progress,
     ) -> Self {
-        Self { encoder, buffer: Vec::new(), chunker: None, scratch, helpers, synced, stop, progress }
+        let (buffer, earlier) = (Vec::new(), InEarlierPacks::StoredAnew);
+        Self { encoder, buffer, chunker: None, scratch, helpers, earlier, synced, stop, progress }
     }
 
     /// Reads the file of `job` and answers.
@@ -143,6 +149,7 @@ impl<'a> FileReader<'a> {
     }
 
     fn read(&mut self, job: &mut ReadJob) -> Result<ReadDone> {
+        self.earlier = job.earlier;
         for attempt in 1..=ATTEMPTS {
             self.stop.check()?;
             let mut file = match open(job) {
@@ -237,7 +244,7 @@ impl<'a> FileReader<'a> {
         let sha256 = if self.buffer.is_empty() {
             Hash::of(b"")
         } else {
-            let chunk = self.encoder.add(&self.buffer)?;
+            let chunk = self.encoder.add(&self.buffer, self.earlier)?;
             // At most 512 KiB.
             chunks.push((chunk, u32::try_from(size).unwrap_or(u32::MAX)));
             chunk
@@ -295,9 +302,9 @@ impl<'a> FileReader<'a> {
     }
 
     fn add_large(&mut self, content: &[u8]) -> Result<Hash> {
-        let Some(helpers) = &self.helpers else { return self.encoder.add(content) };
+        let Some(helpers) = &self.helpers else { return self.encoder.add(content, self.earlier) };
         let chunk = Hash::of(content);
-        if self.encoder.claim(chunk) {
+        if self.encoder.claim(chunk, self.earlier) {
             helpers.send((chunk, content.to_vec())).map_err(ended)?;
         }
         Ok(chunk)

@@ -20,7 +20,7 @@ use crate::cancel::Cancel;
 use crate::progress::Progress;
 use crate::providers::store::Store;
 use crate::state::index::ChunkIndex;
-use crate::state::{Pending, Previous, SourceState, TreeWriter};
+use crate::state::{Pending, Previous, SavedLine, SourceState, TreeWriter};
 use crate::{Error, Result};
 
 /// Items between the walk and the collector: how far the walk may run ahead of a large file.
@@ -117,7 +117,7 @@ impl Pass<'_> {
                 scope.spawn(|| self.estimate(stop));
             }
             let collector = scope.spawn(move || stop.note(collect(draft, &to_collector, stop)));
-            let mut outlet = Outlet { items, small, large, stop };
+            let mut outlet = Outlet { items, small, large, index: self.index, stop };
             stop.note(Walker::walk(self.walk, self.previous, self.synced, &mut outlet));
             drop(outlet);
             collector.join().ok().flatten()
@@ -128,7 +128,7 @@ impl Pass<'_> {
 impl Pass<'_> {
     /// Walks ahead of the real walk to find out how much there is to read.
     fn estimate(&self, stop: &Stop) {
-        let mut scout = Scout { bytes: 0, stop };
+        let mut scout = Scout { bytes: 0, budget: self.index.budget(), stop };
         // A failure here only leaves the estimate out; the real walk meets it too and reports it.
         if Walker::walk(self.walk, self.previous, self.synced, &mut scout).is_ok() {
             self.progress.set_total(scout.bytes);
@@ -139,10 +139,19 @@ impl Pass<'_> {
 /// Adds up what the walk would have read.
 struct Scout<'a> {
     bytes: u64,
+    /// What the real walk may store anew of what lies in packs of earlier recipients.
+    budget: u64,
     stop: &'a Stop,
 }
 
 impl Visitor for Scout<'_> {
+    /// Without a decision: that is the real walk's.
+    fn decide(&mut self, line: &SavedLine) -> bool {
+        let is_read = self.budget > 0;
+        self.budget = self.budget.saturating_sub(line.earlier.iter().map(|(_, len)| u64::from(*len)).sum());
+        is_read
+    }
+
     fn item(&mut self, _item: Item) -> Result<()> {
         self.stop.check()
     }
@@ -210,10 +219,15 @@ struct Outlet<'a> {
     items: Sender<Item>,
     small: Sender<ReadJob>,
     large: Sender<ReadJob>,
+    index: &'a ChunkIndex,
     stop: &'a Stop,
 }
 
 impl Visitor for Outlet<'_> {
+    fn decide(&mut self, line: &SavedLine) -> bool {
+        self.index.decide(&line.earlier)
+    }
+
     fn item(&mut self, item: Item) -> Result<()> {
         self.stop.check()?;
         self.items.send(item).map_err(ended)

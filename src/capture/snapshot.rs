@@ -16,14 +16,15 @@ use super::store_side::Stored;
 use super::view::StoreView;
 use super::walk::WalkOptions;
 use crate::archive::manifest::Excluded;
+use crate::archive::packlist::PackLine;
 use crate::archive::receipt::{ProfileRef, Receipt, SnapshotId, Status, TYPE};
 use crate::archive::signature::SigningKey;
 use crate::archive::{FORMAT, layout};
 use crate::cancel::Cancel;
 use crate::progress::Progress;
 use crate::providers::store::Store;
-use crate::state::index::ChunkIndex;
-use crate::state::{Previous, SourceState, StateDir};
+use crate::state::index::{ChunkIndex, Rekey};
+use crate::state::{Previous, Reuse, SourceState, StateDir};
 use crate::{Context as _, Error, ExitCode, Result};
 
 /// A pack that another process removes while a snapshot refers to it makes the pass start again; this often.
@@ -59,6 +60,8 @@ pub struct SnapshotRequest<'a> {
     pub upload_concurrency: usize,
     /// Bytes of packs in memory, at most.
     pub memory: u64,
+    /// Bytes of unchanged files to store anew because they are only in packs of earlier recipients, at most.
+    pub max_rekey: u64,
     /// This host's clock.
     pub clock: &'a (dyn Fn() -> Timestamp + Sync),
     /// Stops everything.
@@ -80,6 +83,8 @@ pub struct Outcome {
     pub unchanged: u64,
     /// Chunks that were read but already stored.
     pub chunks_reused: u64,
+    /// What became of content in packs of earlier recipients.
+    pub rekey: Rekey,
     /// Files that are missing, were changing, or vanished: the first thousand.
     pub problems: Vec<Problem>,
     /// Anything else worth saying.
@@ -101,7 +106,7 @@ pub fn snapshot(request: &SnapshotRequest<'_>) -> Result<Outcome> {
     let gone = gone.map(|key| format!("{key}, the last snapshot that this host took, is not in the store any more"));
     for _ in 0..PASSES {
         let stored = Stored::default();
-        let index = ChunkIndex::default();
+        let index = ChunkIndex::new(request.max_rekey);
         let previous = opened.previous(request, &index)?;
         let pass = Pass {
             store: request.store,
@@ -134,6 +139,7 @@ pub fn snapshot(request: &SnapshotRequest<'_>) -> Result<Outcome> {
             bytes_read: findings.bytes_read,
             unchanged: findings.unchanged,
             chunks_reused: stored.chunks_reused.load(Ordering::Relaxed),
+            rekey: built.rekey,
             problems: findings.problems,
             warnings: opened
                 .keys
@@ -196,10 +202,15 @@ impl Opened {
         Ok(Self { state_dir, state, view, keys, walk })
     }
 
-    /// The saved tree, as far as the store still has what it refers to, for today's recipients.
+    /// The saved tree, as far as the store still has what it refers to.
     pub(super) fn previous(&self, request: &SnapshotRequest<'_>, index: &ChunkIndex) -> Result<Previous> {
         let recipients = self.keys.recipients.hash();
-        self.state.load(index, &|line| line.keys == recipients && self.view.has_pack(line), request.cancel)
+        let reuse = |line: &PackLine| match self.view.has_pack(line) {
+            false => Reuse::No,
+            true if line.keys == recipients => Reuse::Yes,
+            true => Reuse::Earlier,
+        };
+        self.state.load(index, &reuse, request.cancel)
     }
 
     /// Looks at the store once more before the commit. True if the pass must be made again.

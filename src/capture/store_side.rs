@@ -21,7 +21,7 @@ use crate::archive::pack::{Pack, PackWriter, TARGET};
 use crate::archive::packlist::PackLine;
 use crate::providers::store::Store;
 use crate::state::Pending;
-use crate::state::index::ChunkIndex;
+use crate::state::index::{ChunkIndex, InEarlierPacks};
 use crate::{Context as _, Error, Result};
 
 /// zstd level: the knee between ratio and speed for source trees and databases.
@@ -77,17 +77,17 @@ impl<'a> Encoder<'a> {
     ///
     /// # Errors
     /// When the run is stopping or a frame does not decode to its input.
-    pub fn add(&mut self, content: &[u8]) -> Result<Hash> {
+    pub fn add(&mut self, content: &[u8], earlier: InEarlierPacks) -> Result<Hash> {
         let chunk = Hash::of(content);
-        if self.claim(chunk) {
+        if self.claim(chunk, earlier) {
             self.add_claimed(chunk, content)?;
         }
         Ok(chunk)
     }
 
     /// True if the caller must store `chunk`, with [`Encoder::add_claimed`] here or elsewhere.
-    pub fn claim(&self, chunk: Hash) -> bool {
-        let new = self.index.claim(chunk);
+    pub fn claim(&self, chunk: Hash, earlier: InEarlierPacks) -> bool {
+        let new = self.index.claim(chunk, earlier);
         if !new {
             self.stored.chunks_reused.fetch_add(1, Ordering::Relaxed);
         }

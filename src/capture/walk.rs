@@ -32,6 +32,7 @@ use crate::archive::entry::{Entry, Kind};
 use crate::archive::manifest::MAX_PATH;
 use crate::archive::path::EntryPath;
 use crate::filter::Patterns;
+use crate::state::index::InEarlierPacks;
 use crate::state::{Local, Previous, SavedLine};
 use crate::{Context as _, Error, Result};
 
@@ -116,6 +117,10 @@ pub trait Visitor {
     /// # Errors
     /// Ends the walk.
     fn read(&mut self, job: ReadJob, size: u64) -> Result<()>;
+
+    /// Decides about an unchanged file with content in packs of earlier recipients. True if it is to be read, so
+    /// that some of that can be stored anew.
+    fn decide(&mut self, line: &SavedLine) -> bool;
 
     /// False if nothing is read: then no file is opened at all. Closing a database drops the locks of a
     /// capture that is under way in this process.
@@ -356,8 +361,13 @@ impl<'a> Walker<'a> {
         let inode = (names > 1).then_some(Inode { id: (stat.st_dev, stat.st_ino), names });
         // A state that a restore has left behind names the groups after other inodes.
         let same_group = |line: &SavedLine| line.hardlink == inode.and_then(|i| Some(link_group(i.id, line.sha256?)));
-        if let Some(line) = self.unchanged(&path, &local).filter(same_group) {
-            return self.emit(Item::Reused(Box::new(line), path));
+        let line = self.previous.lookup(&path).filter(|line| line.local.is_unchanged(&local)).filter(same_group);
+        let earlier = if line.is_some() { InEarlierPacks::MayStay } else { InEarlierPacks::StoredAnew };
+        if let Some(line) = line {
+            let is_read = !line.earlier.is_empty() && self.visitor.decide(&line);
+            if !is_read && !self.options.rescan {
+                return self.emit(Item::Reused(Box::new(line), path));
+            }
         }
         if let Some(Inode { id, .. }) = inode {
             // Items come to the collector in manifest order, which in a git repository is not that of the walk.
@@ -368,7 +378,8 @@ impl<'a> Walker<'a> {
         }
         let (reply, done) = bounded(1);
         let group = self.levels.iter().rev().find_map(|level| level.git.as_ref()?.group.clone());
-        let job = ReadJob { dir: dir.clone(), name: name.to_vec(), path: path.clone(), sides, opened, reply, group };
+        let (dir, name) = (dir.clone(), name.to_vec());
+        let job = ReadJob { dir, name, path: path.clone(), sides, opened, earlier, reply, group };
         self.visitor.read(job, u64::try_from(stat.st_size).unwrap_or(0))?;
         self.emit(Item::Reading { done, path, inode })
     }

@@ -15,6 +15,7 @@ use crate::capture::{self, HostConfig, Outcome, Plan, ProblemKind, SnapshotReque
 use crate::config::args::{RecipientArgs, SigningKeyArgs, SnapshotTuningArgs};
 use crate::filter::Patterns;
 use crate::providers::{service, store::Store};
+use crate::state::index::Rekey;
 use crate::ui::{self, Output};
 use crate::{Context as _, Error, ExitCode, Result};
 
@@ -80,10 +81,47 @@ pub struct SnapshotReport {
     pub chunks_reused: u64,
     /// Paths taken over unchanged, without reading.
     pub unchanged: u64,
+    /// What was done about content in packs of earlier recipients; null if there is none.
+    pub rekey: Option<RekeyReport>,
     /// Seconds from start to commit.
     pub duration_seconds: f64,
     /// Files that are missing, were changing or vanished, and anything else worth saying.
     pub warnings: Vec<String>,
+}
+
+/// What a run does about content that is only in packs of earlier recipients.
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub struct RekeyReport {
+    /// Bytes of unchanged files that were stored anew for today's recipients, before compression.
+    pub stored_bytes: u64,
+    /// Bytes that the snapshot still has only in packs of earlier recipients.
+    pub left_bytes: u64,
+    /// Chunks of these bytes.
+    pub left_chunks: u64,
+    /// About how many more runs that takes with this --max-rekey-size.
+    pub runs_left: u64,
+}
+
+impl RekeyReport {
+    fn new(rekey: Rekey, max_rekey: Option<u64>) -> Option<Self> {
+        let Rekey { stored_bytes, left_bytes, left_chunks } = rekey;
+        let runs_left = left_bytes.div_ceil(max_rekey.unwrap_or(u64::MAX).max(1));
+        (rekey != Rekey::default()).then_some(Self { stored_bytes, left_bytes, left_chunks, runs_left })
+    }
+
+    fn render(&self, is_plan: bool) -> String {
+        let stored = if is_plan { "would be stored anew" } else { "stored anew" };
+        let mut text = format!("recipients changed: {} of unchanged files {stored}", ui::bytes(self.stored_bytes));
+        if self.left_bytes > 0 {
+            text += &format!(
+                "; {} in {} still only in packs of earlier recipients; about {} at this limit",
+                ui::bytes(self.left_bytes),
+                ui::count(self.left_chunks, "chunk", "chunks"),
+                ui::count(self.runs_left, "more run", "more runs"),
+            );
+        }
+        text
+    }
 }
 
 /// The result of `snapshot --dry-run`.
@@ -107,6 +145,8 @@ pub struct SnapshotPlan {
     pub missing: Vec<(String, String)>,
     /// To whom the snapshot would be encrypted.
     pub recipients: Vec<String>,
+    /// What would be done about content in packs of earlier recipients; null if there is none.
+    pub rekey: Option<RekeyReport>,
 }
 
 pub(super) fn run(args: &SnapshotArgs, session: &Session<'_>, out: &mut Output) -> Result<ExitCode> {
@@ -128,6 +168,7 @@ pub(super) fn run(args: &SnapshotArgs, session: &Session<'_>, out: &mut Output) 
     let exclude = Patterns::new(&settings.snapshot.exclude.value)?;
     let excluded = Excluded { globs: exclude.texts().to_vec(), recoverable: recoverable.clone() };
     let pins = settings.trusted_signers.value.iter().map(|s| Ok(s.parse()?)).collect::<Result<_>>()?;
+    let max_rekey = settings.snapshot.max_rekey_size.value;
     let progress = crate::cli::progress(settings);
     let bar = progress.start("reading", None);
     let request = SnapshotRequest {
@@ -157,21 +198,25 @@ pub(super) fn run(args: &SnapshotArgs, session: &Session<'_>, out: &mut Output) 
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         upload_concurrency: settings.snapshot.upload_concurrency.value.into(),
         memory: settings.snapshot.memory.value,
+        max_rekey: max_rekey.unwrap_or(u64::MAX),
         clock: &jiff::Timestamp::now,
         cancel: &session.cancel,
         progress: &bar,
     };
     if args.dry_run {
-        let plan = plan_report(capture::plan(&request)?);
+        let plan = plan_report(capture::plan(&request)?, max_rekey);
         bar.finish();
         out.result(&plan, |_| render_plan(&plan))?;
         return Ok(ExitCode::Ok);
     }
     let outcome = capture::snapshot(&request);
     bar.finish();
-    let report = report(outcome?, started.elapsed().as_secs_f64());
+    let report = report(outcome?, max_rekey, started.elapsed().as_secs_f64());
     for warning in &report.warnings {
         ui::warn(warning);
+    }
+    if let Some(rekey) = &report.rekey {
+        ui::say(rekey.render(false));
     }
     out.result(&report, |_| render(&report))?;
     Ok(match report.status {
@@ -227,7 +272,7 @@ fn versions(args: &SnapshotArgs, session: &Session<'_>) -> Result<Option<BTreeMa
     }
 }
 
-fn report(outcome: Outcome, duration_seconds: f64) -> SnapshotReport {
+fn report(outcome: Outcome, max_rekey: Option<u64>, duration_seconds: f64) -> SnapshotReport {
     let mut warnings = outcome.warnings;
     warnings.extend(outcome.problems.iter().map(|problem| {
         let path = ui::display_path(problem.path.as_bytes());
@@ -247,6 +292,7 @@ fn report(outcome: Outcome, duration_seconds: f64) -> SnapshotReport {
         bytes_stored: outcome.receipt.bytes_stored,
         chunks_reused: outcome.chunks_reused,
         unchanged: outcome.unchanged,
+        rekey: RekeyReport::new(outcome.rekey, max_rekey),
         duration_seconds,
         warnings,
     }
@@ -268,7 +314,7 @@ fn render(report: &SnapshotReport) -> String {
     )
 }
 
-fn plan_report(plan: Plan) -> SnapshotPlan {
+fn plan_report(plan: Plan, max_rekey: Option<u64>) -> SnapshotPlan {
     let path = |path: &EntryPath| ui::display_path(path.as_bytes());
     let reasons = |list: &[(EntryPath, String)]| list.iter().map(|(p, why)| (path(p), why.clone())).collect();
     SnapshotPlan {
@@ -281,6 +327,7 @@ fn plan_report(plan: Plan) -> SnapshotPlan {
         excluded: reasons(&plan.excluded),
         missing: reasons(&plan.missing),
         recipients: plan.recipients,
+        rekey: RekeyReport::new(plan.rekey, max_rekey),
     }
 }
 
@@ -304,5 +351,8 @@ fn render_plan(plan: &SnapshotPlan) -> String {
         ui::bytes(plan.bytes_to_read),
         ui::count(plan.unchanged, "path", "paths"),
     );
+    if let Some(rekey) = &plan.rekey {
+        let _ = write!(text, "\n{}", rekey.render(true));
+    }
     text
 }

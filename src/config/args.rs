@@ -110,4 +110,7 @@ pub struct SnapshotTuningArgs {
     /// Memory for packs in flight, such as 256MiB [default: 96MiB]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
+    /// After a change of recipients: bytes of unchanged files to store anew in one run, at most [default: all]
+    #[arg(long, value_name = "SIZE")]
+    pub max_rekey_size: Option<String>,
 }

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 pub(super) const DEFAULT_NAME: &str = "opsctl.toml";
 
 /// Every key of the file, those of tables with their table.
-pub const FILE_KEYS: [&str; 15] = [
+pub const FILE_KEYS: [&str; 16] = [
     "store",
     "store_id",
     "source",
@@ -30,6 +30,7 @@ pub const FILE_KEYS: [&str; 15] = [
     "snapshot.exclude_recoverable",
     "snapshot.upload_concurrency",
     "snapshot.memory",
+    "snapshot.max_rekey_size",
 ];
 
 /// What the file holds.
@@ -59,6 +60,7 @@ pub(super) struct SnapshotTable {
     pub(super) exclude_recoverable: Option<bool>,
     pub(super) upload_concurrency: Option<u16>,
     pub(super) memory: Option<String>,
+    pub(super) max_rekey_size: Option<String>,
 }
 
 impl FileSettings {

@@ -91,6 +91,8 @@ pub struct SnapshotSettings {
     pub upload_concurrency: Sourced<u16>,
     /// Bytes for packs in flight.
     pub memory: Sourced<u64>,
+    /// Bytes of unchanged files to store anew in one run after a change of recipients. `None`: all.
+    pub max_rekey_size: Sourced<Option<u64>>,
 }
 
 impl Settings {

@@ -63,6 +63,14 @@ pub(super) fn parse_memory(text: &str) -> Result<u64, String> {
     }
 }
 
+/// What a run may store anew: with nothing it would never come to an end.
+pub(super) fn parse_budget(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        0 => Err("is too little: at least 1, so that each run gets on".into()),
+        size => Ok(size),
+    }
+}
+
 /// How many uploads run at the same time.
 pub(super) fn parse_concurrency(text: &str) -> Result<u16, String> {
     match text.parse() {
@@ -103,6 +111,7 @@ mod tests {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
         assert!(parse_memory("1MiB").is_err() && parse_memory("64MiB").is_ok());
+        assert!(parse_budget("0").is_err() && parse_budget("1GiB").is_ok());
         assert!(parse_concurrency("0").is_err() && parse_concurrency("65").is_err() && parse_concurrency("4").is_ok());
     }
 

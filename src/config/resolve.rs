@@ -9,7 +9,9 @@ use super::env::Environment;
 use super::file::{DEFAULT_NAME, FileSettings};
 use super::keys::{KeySource, read_public_keys};
 use super::layers::{Layers, Origin, Sourced, refuse};
-use super::parse::{check_store, parse_concurrency, parse_memory, parse_run_id, parse_source, parse_word};
+use super::parse::{
+    check_store, parse_budget, parse_concurrency, parse_memory, parse_run_id, parse_source, parse_word,
+};
 use super::profile::Profile;
 use super::{Settings, SnapshotSettings};
 use crate::error::{Context as _, Error, Result};
@@ -229,6 +231,12 @@ fn snapshot(layers: &Layers<'_>, file: &FileSettings) -> Result<SnapshotSettings
         memory: layers
             .parsed("memory", "OPSCTL_MEMORY", table.memory.clone(), parse_memory)?
             .unwrap_or(Sourced::default(DEFAULT_MEMORY)),
+        max_rekey_size: optional(layers.parsed(
+            "max_rekey_size",
+            "OPSCTL_MAX_REKEY_SIZE",
+            table.max_rekey_size.clone(),
+            parse_budget,
+        )?),
     })
 }
 

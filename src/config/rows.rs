@@ -48,6 +48,7 @@ pub fn rows(settings: &Settings) -> Vec<Row> {
         row("exclude-recoverable", &snapshot.exclude_recoverable, |on| Some(on.to_string())),
         row("upload-concurrency", &snapshot.upload_concurrency, |number| Some(number.to_string())),
         row("memory", &snapshot.memory, |size| Some(ui::bytes(*size))),
+        row("max-rekey-size", &snapshot.max_rekey_size, |size| size.map(ui::bytes)),
     ]
 }
 

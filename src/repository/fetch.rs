@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::archive::entry::FrameRef;
 use crate::archive::frame::FrameCodec;
 use crate::archive::hash::Hash;
-use crate::archive::keyring::{Identities, KeyError};
+use crate::archive::keyring::{Identities, KeyError, Recipients};
 use crate::archive::pack::{PackReader, Segments};
 use crate::archive::packlist::PackLine;
 use crate::archive::{FormatError, layout};
@@ -120,6 +120,19 @@ impl Repository {
     pub(crate) fn take_refused(&self) -> Option<Hash> {
         let is_away = self.health.in_a_row.load(Ordering::Relaxed) >= AWAY;
         lock(&self.health.last).take().filter(|_| !is_away)
+    }
+
+    /// Why none of the identities opens a pack.
+    fn cannot_open(&self, line: &PackLine, error: KeyError) -> Error {
+        let today = self.keys().and_then(|(_, keys)| Recipients::parse(&keys.recipients).ok());
+        let is_earlier = today.is_some_and(|today| today.hash() != line.keys);
+        match error {
+            KeyError::NoMatch if is_earlier => Error::from(error).hint(
+                "it is encrypted to other recipients than the store has today: give the earlier identity too (an identity \
+                 file may hold several, one a line)",
+            ),
+            _ => error.into(),
+        }
     }
 
     /// Fetches what `plan` says and gives every decoded frame to `sink`. Without identities a plan can only name whole
@@ -390,7 +403,10 @@ impl<'r> Run<'r> {
                 let reason = "its age header is damaged".to_owned();
                 return self.failed(FetchError { pack, frame: None, reason, code: ExitCode::Integrity });
             }
-            Err(error) => return Err(error).context(|| format!("decrypting {}", layout::pack(pack))),
+            Err(error) => {
+                let error = self.repository.cannot_open(&job.fetch.line, error);
+                return Err(error).context(|| format!("decrypting {}", layout::pack(pack)));
+            }
         };
         for frame in job.fetch.frames.iter().copied() {
             if self.is_over() {

@@ -1,7 +1,7 @@
 //! The lines of the saved tree, and the index that finds them by path.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -64,6 +64,8 @@ pub struct SavedLine {
     pub sha256: Option<Hash>,
     /// The hard-link group.
     pub hardlink: Option<String>,
+    /// Chunks of it that lie in packs of earlier recipients, with their lengths.
+    pub earlier: Vec<(Hash, u32)>,
 }
 
 /// The previous tree, indexed by path: 24 bytes a file.
@@ -71,6 +73,8 @@ pub struct SavedLine {
 pub struct Previous {
     pub(super) file: Option<File>,
     pub(super) lines: HashMap<u64, (u64, u32)>,
+    /// Packs that are encrypted to earlier recipients.
+    pub(super) earlier: HashSet<Hash>,
 }
 
 pub(super) fn path_key(path: &EntryPath) -> u64 {
@@ -97,7 +101,16 @@ impl Previous {
         let (kind, holes) = (light.kind, light.holes.iter().map(|(_, len)| len).sum::<u64>());
         let data_len = light.size.saturating_sub(holes);
         let (sha256, hardlink) = (light.sha256, light.hardlink.map(Cow::into_owned));
-        Some(SavedLine { local, local_text, entry, listed, kind, data_len, sha256, hardlink })
+        let earlier = self.earlier_chunks(&entry, &listed)?;
+        Some(SavedLine { local, local_text, entry, listed, kind, data_len, sha256, hardlink, earlier })
+    }
+
+    fn earlier_chunks(&self, entry: &str, listed: &str) -> Option<Vec<(Hash, u32)>> {
+        if self.earlier.is_empty() {
+            return Some(Vec::new());
+        }
+        let extents = line_parts(entry, listed).ok()?.extents.into_iter();
+        Some(extents.filter(|x| self.earlier.contains(&x.pack)).map(|x| (x.chunk, x.len)).collect())
     }
 }
 

@@ -37,6 +37,17 @@ use crate::cancel::Cancel;
 use crate::{Context as _, Error, ExitCode, Result};
 use index::ChunkIndex;
 
+/// Whether a run may refer to a pack that an earlier run has stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    /// Gone, or on its way out.
+    No,
+    /// There, and encrypted to today's recipients.
+    Yes,
+    /// There, and encrypted to earlier recipients.
+    Earlier,
+}
+
 /// The locked state directory of one host.
 #[derive(Debug)]
 pub struct StateDir {
@@ -161,19 +172,19 @@ impl SourceState {
         self.dir.join(name)
     }
 
-    /// Loads the last tree and the packs stored since. `usable` says of a pack whether it may be reused.
+    /// Loads the last tree and the packs stored since. `reuse` says of a pack whether it may be referred to.
     ///
     /// # Errors
     /// Only [`Error::interrupted`].
-    pub fn load(&self, index: &ChunkIndex, usable: &dyn Fn(&PackLine) -> bool, cancel: &Cancel) -> Result<Previous> {
-        let previous = self.load_tree(index, usable, cancel).unwrap_or_else(|e| {
+    pub fn load(&self, index: &ChunkIndex, reuse: &dyn Fn(&PackLine) -> Reuse, cancel: &Cancel) -> Result<Previous> {
+        let previous = self.load_tree(index, reuse, cancel).unwrap_or_else(|e| {
             if e.kind() != io::ErrorKind::NotFound {
                 tracing::warn!("the saved state is not usable, everything is read again: {e}");
             }
             Previous::default()
         });
         // A line cut short by a crash ends the list; what stands before it is good.
-        let _ = self.load_pending(index, usable);
+        let _ = self.load_pending(index, reuse);
         index.loaded();
         cancel.check()?;
         Ok(previous)
@@ -182,7 +193,7 @@ impl SourceState {
     fn load_tree(
         &self,
         index: &ChunkIndex,
-        usable: &dyn Fn(&PackLine) -> bool,
+        reuse: &dyn Fn(&PackLine) -> Reuse,
         cancel: &Cancel,
     ) -> io::Result<Previous> {
         self.verify_tree()?;
@@ -199,8 +210,12 @@ impl SourceState {
             match kind {
                 b"P\t" => {
                     let pack: PackLine = serde_json::from_str(rest)?;
-                    if usable(&pack) {
-                        index.add_pack(pack);
+                    match reuse(&pack) {
+                        Reuse::No => {}
+                        Reuse::Earlier => index.add_earlier_pack(pack),
+                        Reuse::Yes => {
+                            index.add_pack(pack);
+                        }
                     }
                 }
                 b"N\t" => add_extents(index, &serde_json::from_str::<Vec<Extent>>(rest)?),
@@ -218,7 +233,7 @@ impl SourceState {
             }
             offset += line.len() as u64 + 1;
         }
-        Ok(Previous { file: Some(file), lines })
+        Ok(Previous { file: Some(file), lines, earlier: index.earlier_packs() })
     }
 
     /// Compares the tree with the hash in its last line.
@@ -238,10 +253,10 @@ impl SourceState {
         if last == expected.as_bytes() { Ok(()) } else { Err(io::Error::other("it is cut short or damaged")) }
     }
 
-    fn load_pending(&self, index: &ChunkIndex, usable: &dyn Fn(&PackLine) -> bool) -> io::Result<()> {
+    fn load_pending(&self, index: &ChunkIndex, reuse: &dyn Fn(&PackLine) -> Reuse) -> io::Result<()> {
         for line in BufReader::new(File::open(self.path("pending"))?).lines() {
             let line: PendingLine = serde_json::from_str(&line?)?;
-            if usable(&line.pack) {
+            if reuse(&line.pack) == Reuse::Yes {
                 let number = index.add_pack(line.pack);
                 for (place, chunks) in line.frames {
                     index.place(number, place, chunks);
@@ -381,7 +396,7 @@ impl SourceState {
 fn add_extents(index: &ChunkIndex, extents: &[Extent]) {
     for extent in extents {
         if let Some(number) = index.pack_number(extent.pack) {
-            index.place(number, extent.frame, [extent.chunk]);
+            index.place_extent(number, extent);
         }
     }
 }
