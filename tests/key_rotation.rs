@@ -40,9 +40,9 @@ impl Rotation {
     fn new() -> Self {
         let bench = Bench::new();
         for i in 0..12 {
-            bench.dir.write(format!("tree/small/{i:02}"), noise(MIB as usize / 2, 10 + i));
+            bench.dir.write(format!("tree/small/{i:02}"), noise(1 << 19, 10 + i));
         }
-        bench.dir.write("tree/large", noise(8 * MIB as usize, 1));
+        bench.dir.write("tree/large", noise(8 << 20, 1));
         std::os::unix::fs::symlink("large", bench.tree.join("zlink")).unwrap();
         std::fs::hard_link(bench.tree.join("small/03"), bench.tree.join("small/03-again")).unwrap();
         rest();
@@ -202,7 +202,7 @@ fn the_limit_is_spent_in_the_order_of_the_walk_and_not_on_changed_files() {
     let site = Rotation::new();
     site.replace();
     // Changed files are needed by the new identity and are stored whole, whatever the limit.
-    site.bench.dir.write("tree/small/11", noise(3 * MIB as usize, 99));
+    site.bench.dir.write("tree/small/11", noise(3 << 20, 99));
     let mut log = std::fs::read(site.bench.tree.join("small/10")).unwrap();
     log.extend(noise(1000, 98));
     site.bench.dir.write("tree/small/10", log);

@@ -21,6 +21,10 @@ struct Watched {
 }
 
 impl Visitor for Watched {
+    fn decide(&mut self, _line: &SavedLine) -> bool {
+        false
+    }
+
     fn item(&mut self, item: Item) -> Result<()> {
         self.items.push(item.path().clone());
         Ok(())
