@@ -322,10 +322,18 @@ pub struct Mounted(PathBuf);
 impl Mounted {
     /// An empty one in memory. Panics where mounting is not allowed: a test must not pass without.
     pub fn tmpfs(at: &Path, size: &str) -> Self {
+        Self::new("tmpfs", &format!("size={size}"), at)
+    }
+
+    /// One whose times of files are as coarse as the ticks of the kernel, as on all file systems before Linux 6.13.
+    pub fn coarse(at: &Path) -> Self {
+        Self::new("ramfs", "mode=755", at)
+    }
+
+    fn new(kind: &str, options: &str, at: &Path) -> Self {
         std::fs::create_dir_all(at).expect("create the mount point");
-        let status =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(at).status();
-        assert!(status.is_ok_and(|status| status.success()), "mounting a tmpfs failed: the tests run as root");
+        let status = Command::new("mount").args(["-t", kind, "-o", options, "none"]).arg(at).status();
+        assert!(status.is_ok_and(|status| status.success()), "mounting a {kind} failed: the tests run as root");
         Self(at.to_owned())
     }
 }
