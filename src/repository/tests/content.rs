@@ -339,11 +339,11 @@ async fn a_cancel_ends_a_wait_for_a_silent_store_within_two_seconds() {
     repository.store = s3(&format!("http://{}", silent.local_addr().unwrap()));
     let cancel = Cancel::default();
     let later = cancel.clone();
+    let began = Instant::now();
     tokio::spawn(async move {
         tokio::time::sleep(Duration::from_millis(200)).await;
         later.cancel();
     });
-    let began = Instant::now();
     let options = FetchOptions::default();
     let result = repository.fetch(&plan, Some(&sample.identities), &options, &cancel, &|_, _| Ok(())).await;
     assert_eq!(result.unwrap_err().code(), ExitCode::Interrupted);
