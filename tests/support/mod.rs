@@ -4,7 +4,10 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this module")]
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test helper fails by panicking")]
 
+pub mod azurite;
+pub mod daemon;
 pub mod opsctl;
+pub mod rclone;
 pub mod seaweed;
 pub mod tree;
 

@@ -1,17 +1,15 @@
 //! A real S3 server for a test: SeaweedFS as a process of its own, on loopback, with its data in a scratch folder.
 
-use std::fs::File;
-use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{TestDir, stop_within};
+use super::TestDir;
+use super::daemon::{Daemon, http, random_hex, tool};
 
 /// The bucket that every server starts with.
 pub const BUCKET: &str = "opsctl-test";
@@ -26,13 +24,11 @@ const ATTEMPTS: usize = 5;
 /// A running server. Dropping it stops the process and removes its data.
 #[derive(Debug)]
 pub struct SeaweedFs {
-    child: Child,
+    process: Daemon,
     ports: Ports,
     access_key: String,
     secret_key: String,
     dir: TestDir,
-    /// Lets the thread end that started the process; see [`spawn`].
-    _spawner: mpsc::Sender<()>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +53,7 @@ impl SeaweedFs {
     /// [`env`](Self::env) is added. Example of an identity that may list and create but not read:
     /// `{"identities": [{"name": "host", "credentials": [{"accessKey": "A", "secretKey": "S"}], "actions": ["List:opsctl-test", "Write:opsctl-test"]}]}`
     pub fn start_with(mut config: Value) -> Self {
-        let weed = binary();
+        let weed = tool("bin/weed");
         let access_key = random_hex(10);
         let secret_key = random_hex(20);
         let admin = json!({
@@ -74,16 +70,10 @@ impl SeaweedFs {
             let dir = TestDir::new();
             dir.write("s3.json", config.to_string());
             let ports = Ports::free();
-            let (child, spawner) = spawn(command(&weed, &dir, ports));
             // The guard exists before the wait, so a server that does not come up is stopped as well.
-            let mut server = Self {
-                child,
-                ports,
-                access_key: access_key.clone(),
-                secret_key: secret_key.clone(),
-                dir,
-                _spawner: spawner,
-            };
+            let process = Daemon::start("SeaweedFS", command(&weed, &dir, ports), &dir);
+            let (access_key, secret_key) = (access_key.clone(), secret_key.clone());
+            let mut server = Self { process, ports, access_key, secret_key, dir };
             match server.wait_until_ready() {
                 Ok(()) => return server,
                 // An early end is most often a port that was taken meanwhile: again with others.
@@ -128,21 +118,18 @@ impl SeaweedFs {
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.pid()
     }
 
     /// Creates one more bucket.
     pub fn create_bucket(&self, name: &str) {
-        let status = http(&self.dir.join("filer.sock"), "PUT", &format!("/buckets/{name}/"), b"");
+        let status = ask(&self.dir.join("filer.sock"), "PUT", &format!("/buckets/{name}/"), b"");
         assert!(matches!(status, Ok(200..=299)), "create the bucket {name}: {status:?}\n{}", self.log_tail());
     }
 
     /// The last lines of the server's log.
     pub fn log_tail(&self) -> String {
-        let log = std::fs::read(self.dir.join("log")).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(30)..].join("\n")
+        self.process.log_tail()
     }
 
     /// Waits until a stored object would be accepted, and creates the bucket.
@@ -162,10 +149,10 @@ impl SeaweedFs {
         let end = Instant::now() + START_LIMIT;
         for (what, socket, method, path, body) in steps {
             loop {
-                if let Ok(Some(status)) = self.child.try_wait() {
+                if let Some(status) = self.process.ended() {
                     return Err(format!("SeaweedFS ended ({status}) before {what}"));
                 }
-                let answer = http(socket, method, path, body);
+                let answer = ask(socket, method, path, body);
                 if matches!(answer, Ok(200..=299)) {
                     break;
                 }
@@ -181,8 +168,7 @@ impl SeaweedFs {
 
 impl Drop for SeaweedFs {
     fn drop(&mut self) {
-        // On SIGTERM the filer waits for ever for the S3 gateway of the same process (4.48), so the grace is short: nobody wants this data.
-        stop_within(&mut self.child, Duration::from_millis(100));
+        self.process.stop();
         // gRPC sockets have a fixed place that no option moves, and outlive a killed server.
         for (name, port) in [
             ("master", self.ports.master_grpc),
@@ -206,19 +192,9 @@ impl Ports {
     }
 }
 
-fn binary() -> PathBuf {
-    let weed = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin/weed");
-    // A missing server must not pass as a tested one, hence no skip.
-    assert!(weed.is_file(), "{} is missing: run `make tools`", weed.display());
-    weed
-}
-
 fn command(weed: &Path, dir: &TestDir, ports: Ports) -> Command {
     let data = dir.mkdir("data");
-    let log = File::create(dir.join("log")).expect("create the server's log");
-    let mut command = Command::new("setpriv");
-    // The kernel ends the server with the test process, also when that is killed and no destructor runs.
-    command.args(["--pdeathsig", "KILL", "--"]).arg(weed);
+    let mut command = Daemon::command(weed, dir);
     command.args(["-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]);
     command.arg(format!("-dir={}", data.display()));
     // Usage statistics are sent to the project's site unless this is off: tests contact nothing but loopback.
@@ -243,50 +219,15 @@ fn command(weed: &Path, dir: &TestDir, ports: Ports) -> Command {
     command.arg(format!("-filer.localSocket={}", dir.join("filer.sock").display()));
     command.arg(format!("-s3.localSocket={}", dir.join("s3.sock").display()));
     command.arg(format!("-s3.config={}", dir.join("s3.json").display()));
-    // HOME and the working directory are searched for configuration files: both are ours.
-    command.current_dir(dir.path()).env_clear().env("HOME", dir.path());
-    command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     // One new volume at a time instead of seven a bucket.
     command.env("WEED_MASTER_VOLUME_GROWTH_COPY_1", "1");
-    command.stdin(Stdio::null()).stderr(log.try_clone().expect("share the log")).stdout(log);
     command
 }
 
-/// Starts the process from a thread that lives as long as the guard: the death signal is tied to the thread that forks, and a guard
-/// may outlive the thread that asked for it (a shared server in a `OnceLock`).
-fn spawn(mut command: Command) -> (Child, mpsc::Sender<()>) {
-    let (started, child) = mpsc::channel();
-    let (alive, guard_gone) = mpsc::channel::<()>();
-    std::thread::spawn(move || {
-        let _ = started.send(command.spawn());
-        // Ends with an error when the guard drops its half.
-        let _ = guard_gone.recv();
-    });
-    let child = child.recv().expect("the spawning thread answers").expect("start setpriv (Debian: util-linux)");
-    (child, alive)
-}
-
-/// One HTTP/1.1 request over a unix socket; the answer's status. By hand, because a client library would need a runtime of its own
-/// inside the test's.
-fn http(socket: &Path, method: &str, path: &str, body: &[u8]) -> std::io::Result<u16> {
-    let mut stream = UnixStream::connect(socket)?;
+/// One request over a unix socket of the server; the answer's status.
+fn ask(socket: &Path, method: &str, path: &str, body: &[u8]) -> std::io::Result<u16> {
+    let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     stream.set_write_timeout(Some(Duration::from_secs(10)))?;
-    let length = body.len();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
-    )?;
-    stream.write_all(body)?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-    status.ok_or_else(|| std::io::Error::other(format!("not an HTTP answer: {}", answer.escape_debug())))
-}
-
-fn random_hex(bytes: usize) -> String {
-    let mut random = vec![0_u8; bytes];
-    File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut random)).expect("read /dev/urandom");
-    random.iter().map(|byte| format!("{byte:02x}")).collect()
+    http(stream, method, path, &[], body)
 }
