@@ -8,7 +8,7 @@ use std::sync::Arc;
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 use object_store::{ObjectStore, StaticCredentialProvider};
-use url::Url;
+use url::{Host, Url};
 
 use super::env::{Env, first};
 use super::error::StoreError;
@@ -33,6 +33,16 @@ fn base_url(name: &str, value: &str) -> Result<String, StoreError> {
         && url.query().is_none()
         && url.fragment().is_none();
     if plain { Ok(url.as_str().trim_end_matches('/').to_owned()) } else { Err(problem()) }
+}
+
+/// Whether a URL stays on this host.
+fn is_loopback(url: &str) -> bool {
+    match Url::parse(url).ok().as_ref().and_then(Url::host) {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
 }
 
 /// A client for `gs://`.
@@ -71,20 +81,24 @@ pub(super) fn google(location: &Location, env: &dyn Env) -> Result<Arc<dyn Objec
 
 /// A client for `az://`.
 pub(super) fn azure(location: &Location, env: &dyn Env) -> Result<Arc<dyn ObjectStore>, StoreError> {
-    let emulator = match first(env, &["AZURE_STORAGE_USE_EMULATOR"]).as_deref() {
-        None | Some("false") => false,
-        Some("true") => true,
-        Some(_) => return Err(bad("AZURE_STORAGE_USE_EMULATOR is neither true nor false")),
-    };
-    let endpoint =
-        first(env, &["AZURE_STORAGE_ENDPOINT"]).map(|url| base_url("AZURE_STORAGE_ENDPOINT", &url)).transpose()?;
-    if emulator && endpoint.is_some() {
-        return Err(bad("AZURE_STORAGE_USE_EMULATOR has an address of its own: unset it or AZURE_STORAGE_ENDPOINT"));
+    // It would stand for an account, a key and an address; one way to name these is enough.
+    if first(env, &["AZURE_STORAGE_USE_EMULATOR"]).is_some_and(|value| value != "false") {
+        return Err(bad(
+            "AZURE_STORAGE_USE_EMULATOR is not supported: set AZURE_STORAGE_ENDPOINT to the emulator's address \
+             with the account as its path (http://127.0.0.1:10000/devstoreaccount1), and account and key as for a real one",
+        ));
     }
-    let plain_http = emulator || endpoint.as_ref().is_some_and(|url| url.starts_with("http://"));
+    let endpoint = first(env, &["AZURE_STORAGE_ENDPOINT"]);
+    let endpoint = endpoint.map(|url| base_url("AZURE_STORAGE_ENDPOINT", &url)).transpose()?;
+    let plain_http = endpoint.as_ref().is_some_and(|url| url.starts_with("http://"));
+    // A shared access signature and a bearer token would be there for everyone on the way to read.
+    if plain_http && !endpoint.as_deref().is_some_and(is_loopback) {
+        return Err(bad(
+            "AZURE_STORAGE_ENDPOINT is http:// and not an address of this host: only https:// is safe there",
+        ));
+    }
     let mut builder = MicrosoftAzureBuilder::new()
         .with_container_name(&location.bucket)
-        .with_use_emulator(emulator)
         .with_client_options(client_options(plain_http))
         .with_retry(no_inner_retries())
         .with_http_connector(Connector);
@@ -92,19 +106,16 @@ pub(super) fn azure(location: &Location, env: &dyn Env) -> Result<Arc<dyn Object
         builder = builder.with_endpoint(endpoint);
     }
 
-    let account = first(env, &["AZURE_STORAGE_ACCOUNT_NAME"]);
-    if account.is_none() && !emulator {
+    let Some(account) = first(env, &["AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT"]) else {
         return Err(no_credentials(
             location,
             "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
         ));
-    }
-    if let Some(account) = account {
-        builder = builder.with_account(account);
-    }
+    };
+    builder = builder.with_account(account);
     // In this order, the first complete set is used.
     let sets: [&[(AzureConfigKey, &[&str])]; 4] = [
-        &[(AzureConfigKey::AccessKey, &["AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCESS_KEY"])],
+        &[(AzureConfigKey::AccessKey, &["AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_KEY"])],
         &[(AzureConfigKey::SasKey, &["AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY"])],
         &[
             (AzureConfigKey::ClientId, &["AZURE_CLIENT_ID"]),
@@ -120,10 +131,10 @@ pub(super) fn azure(location: &Location, env: &dyn Env) -> Result<Arc<dyn Object
     let complete = sets
         .iter()
         .find_map(|set| set.iter().map(|(key, names)| Some((*key, first(env, names)?))).collect::<Option<Vec<_>>>());
-    if complete.is_none() && !emulator {
+    let Some(complete) = complete else {
         return Err(no_credentials(location, "AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN"));
-    }
-    for (key, value) in complete.unwrap_or_default() {
+    };
+    for (key, value) in complete {
         builder = builder.with_config(key, value);
     }
     let store = builder.build().map_err(|_| {
@@ -164,13 +175,29 @@ mod tests {
         assert!(problem(azure, "az://c", &[account, ("AZURE_CLIENT_ID", "x")]).to_string().contains("SAS_TOKEN"));
         let quoted = problem(azure, "az://c", &[account, ("AZURE_STORAGE_ACCOUNT_KEY", "hunter2!")]);
         assert!(matches!(quoted, StoreError::BadConfig { .. }) && !quoted.to_string().contains("hunter2"), "{quoted}");
-        assert!(matches!(
-            problem(azure, "az://c", &[("AZURE_STORAGE_USE_EMULATOR", "1")]),
-            StoreError::BadConfig { .. }
-        ));
+        let emulator = problem(azure, "az://c", &[("AZURE_STORAGE_USE_EMULATOR", "true")]);
+        assert!(emulator.to_string().contains("AZURE_STORAGE_ENDPOINT"), "{emulator}");
         let location = Location::parse("az://c/p").unwrap();
         azure(&location, &env(&[account, ("AZURE_STORAGE_ACCOUNT_KEY", "aGk=")])).unwrap();
         azure(&location, &env(&[account, ("AZURE_STORAGE_SAS_TOKEN", "?sv=1&sig=x")])).unwrap();
-        azure(&location, &env(&[("AZURE_STORAGE_USE_EMULATOR", "true")])).unwrap();
+        azure(&location, &env(&[("AZURE_STORAGE_ACCOUNT", "acc"), ("AZURE_STORAGE_KEY", "aGk=")])).unwrap();
+    }
+
+    #[test]
+    fn plain_http_is_for_this_host_only() {
+        let open = |endpoint: &str| {
+            let account = [("AZURE_STORAGE_ACCOUNT_NAME", "acc"), ("AZURE_STORAGE_ACCOUNT_KEY", "aGk=")];
+            let endpoint = ("AZURE_STORAGE_ENDPOINT", endpoint);
+            azure(&Location::parse("az://c").unwrap(), &env(&[account[0], account[1], endpoint])).map(|_| ())
+        };
+        for url in
+            ["http://127.0.0.1:10000/acc", "http://localhost:1/acc", "http://[::1]:1/acc", "https://blobs.example"]
+        {
+            open(url).unwrap();
+        }
+        for url in ["http://blobs.example/hunter2", "http://192.0.2.1/hunter2", "http://localhost.example", "hunter2"] {
+            let error = open(url).unwrap_err();
+            assert!(matches!(error, StoreError::BadConfig { .. }) && !error.to_string().contains("hunter2"), "{error}");
+        }
     }
 }
