@@ -98,14 +98,18 @@ impl HttpService for FaultReporter {
             let list = request.uri().query().filter(|_| is_get).and_then(listing::elements);
             let response = self.inner.execute(request).await?;
             let status = response.status().as_u16();
-            let serves_range = status == 206 && response.headers().contains_key("content-range");
-            if response.status().is_success() && (serves_range || !wants_range) {
+            let served = response.headers().get("content-range").filter(|_| status == 206);
+            // Azurite serves a range even of an object of no bytes, and announces `bytes 0--1/0`.
+            let is_empty = served.is_some_and(|range| range.as_bytes().ends_with(b"/0"));
+            if response.status().is_success() && (served.is_some() && !is_empty || !wants_range) {
                 return match list {
                     Some(elements) => tolerable_page(response, elements).await,
                     None => Ok(response),
                 };
             }
-            let fault = if response.status().is_success() {
+            let fault = if wants_range && is_empty {
+                HttpFault { status: 416, code: String::new(), message: "the object is empty".into() }
+            } else if response.status().is_success() {
                 // Dropped unread: the body is the whole object.
                 HttpFault { status, code: String::new(), message: "not the range that was asked for".into() }
             } else {

@@ -68,14 +68,19 @@ fn foreign_name(element: &[u8], tag: &str) -> Option<String> {
     let is_plain = start == start_end;
     let text = std::str::from_utf8(raw).ok().filter(|_| is_plain).and_then(unescape);
     match text {
-        Some(text) if is_exact(&text) => None,
+        Some(text) if is_key(&text) => None,
         _ => Some(String::from_utf8_lossy(raw).escape_debug().to_string()),
     }
 }
 
-/// Whether `object_store` makes this very name of it.
-fn is_exact(name: &str) -> bool {
-    !name.is_empty() && name.trim() == name && Path::parse(name).is_ok_and(|path| path.as_ref() == name)
+/// Whether this can be the name of an object of ours: every kind of store keeps it, and lists it as it is.
+pub(super) fn is_key(name: &str) -> bool {
+    !name.is_empty()
+        && name.trim() == name
+        // Azure takes it for a slash.
+        && !name.contains('\\')
+        && !is_half_written(name)
+        && Path::parse(name).is_ok_and(|path| path.as_ref() == name)
 }
 
 /// XML text without its references; `None` if one of them is none.
@@ -148,9 +153,13 @@ pub(super) fn walk(root: &FilePath, folder: &str) -> Result<Walked, StoreError> 
         let failed = |error: &io::Error| from_io(&folder.display().to_string(), error);
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
+            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Err(failed(&error));
+            }
             // Gone meanwhile, never there, or a file that stands where a folder is asked for.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
-            Err(error) => return Err(failed(&error)),
+            Err(_) if root.is_dir() => continue,
+            // An unmounted store must not pass for an empty one.
+            Err(_) => return Err(StoreError::NotFound { key: format!("file://{}", root.display()) }),
         };
         for entry in entries {
             let path = entry.map_err(|error| failed(&error))?.path();
@@ -164,7 +173,7 @@ pub(super) fn walk(root: &FilePath, folder: &str) -> Result<Walked, StoreError> 
                 if !leads_back(&path) {
                     folders.push(path);
                 }
-            } else if metadata.is_file() && !is_half_written(&key) {
+            } else if metadata.is_file() {
                 walked.objects.push(ObjectInfo { key, size: metadata.len(), modified: modified(&metadata) });
             }
         }
@@ -183,7 +192,7 @@ pub(super) fn modified(metadata: &fs::Metadata) -> jiff::Timestamp {
 /// The key of a file, if it has a name that one of ours can have.
 fn key_of(root: &FilePath, path: &FilePath) -> Option<String> {
     let key = path.strip_prefix(root).ok()?.to_str()?;
-    is_exact(key).then(|| key.to_owned())
+    is_key(key).then(|| key.to_owned())
 }
 
 /// Whether a directory is a link to one that it lies in.
@@ -224,9 +233,11 @@ mod tests {
             "a&broken",
             "a\u{1}",
             "a&#xD;",
+            "packs\\x",
+            "packs/x#12",
             "",
         ];
-        let good = ["packs/ab/1", "a&amp;b&lt;c", "a b", "caf\u{e9}&#233;", "-"];
+        let good = ["packs/ab/1", "a&amp;b&lt;c", "a b", "caf\u{e9}&#233;", "-", "a#1/b", "#x"];
         for name in odd {
             let mixed = page(&[good[0], name, good[1]]);
             let kept = tolerable(mixed.as_bytes(), S3).unwrap();

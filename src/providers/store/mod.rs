@@ -4,6 +4,10 @@
 //! crate leaves to its user: names relative to the store, create-only writes that are settled without read
 //! permission, retries that can be seen, and errors told apart by what can be done about them.
 //!
+//! A key is made of parts with one slash between them. No part is empty, `.` or `..`; and a key has no control character, no
+//! backslash, no white space at either end, and does not end in `#` and digits: one kind of store or another keeps such a
+//! name under another one, or hides it. Other keys are refused before anything is sent, and left out of listings.
+//!
 //! Invariants:
 //! * Nothing is ever rewritten or deleted here; the only write is [`Store::create`].
 //! * Writing needs LIST and PUT permission only: no GET and no HEAD, so a host that is broken into cannot read
@@ -221,7 +225,7 @@ impl Store {
     /// # Errors
     /// See [`StoreError`]; a missing bucket is [`StoreError::NotFound`].
     pub async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
-        let folder = self.path(prefix)?;
+        let folder = self.folder_path(prefix)?;
         let what = if prefix.is_empty() { self.location().to_string() } else { prefix.to_owned() };
         let mut tries = self.retry.start("LIST", &what, &self.inner.counters.retries);
         loop {
@@ -290,19 +294,15 @@ impl Store {
         classify(key, &self.location().to_string(), error).into_error(key)
     }
 
-    /// The backend's path of a key or folder.
-    fn path(&self, key: &str) -> Result<Path, StoreError> {
-        let wrong = |_| StoreError::Other { key: key.escape_debug().to_string(), detail: "not a valid key".into() };
-        let relative = Path::parse(key).map_err(wrong)?;
+    /// The backend's path of a folder; `""` is the whole store.
+    fn folder_path(&self, folder: &str) -> Result<Path, StoreError> {
+        let relative = Path::parse(folder).map_err(|_| not_a_key(folder))?;
         Ok(self.inner.prefix.parts().chain(relative.parts()).collect())
     }
 
+    /// The backend's path of an object.
     fn object_path(&self, key: &str) -> Result<Path, StoreError> {
-        // `Path::parse` would drop these slashes, and the object would have another name than the caller thinks.
-        if key.is_empty() || key.starts_with('/') || key.ends_with('/') {
-            return Err(StoreError::Other { key: key.into(), detail: "not a valid key".into() });
-        }
-        self.path(key)
+        if listing::is_key(key) { self.folder_path(key) } else { Err(not_a_key(key)) }
     }
 
     /// Turns what a backend lists into keys of this store.
@@ -333,6 +333,10 @@ fn modified(object: &ObjectMeta) -> jiff::Timestamp {
         .and_then(|nanos| jiff::Timestamp::new(modified.timestamp(), nanos).ok())
         // Beyond the calendar: later than any receipt can claim.
         .unwrap_or(jiff::Timestamp::MAX)
+}
+
+fn not_a_key(key: &str) -> StoreError {
+    StoreError::Other { key: key.escape_debug().to_string(), detail: "not a valid key".into() }
 }
 
 /// The backend of an existing directory.
