@@ -3,25 +3,10 @@
 
 mod support;
 
-use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use serde_json::json;
-use support::seaweed::{BUCKET, REGION, SeaweedFs};
-
-fn client(server: &SeaweedFs, access_key: &str, secret_key: &str) -> AmazonS3 {
-    AmazonS3Builder::new()
-        .with_bucket_name(BUCKET)
-        .with_region(REGION)
-        .with_endpoint(server.endpoint())
-        .with_allow_http(true)
-        .with_virtual_hosted_style_request(false)
-        .with_access_key_id(access_key)
-        .with_secret_access_key(secret_key)
-        .with_conditional_put(S3ConditionalPut::ETagMatch)
-        .build()
-        .unwrap()
-}
+use support::seaweed::{BUCKET, SeaweedFs};
 
 fn create_only() -> PutOptions {
     PutOptions::from(PutMode::Create)
@@ -32,7 +17,7 @@ async fn two_servers_run_at_once_and_create_only_puts_hold() {
     let (one, two) = (SeaweedFs::start(), SeaweedFs::start());
     let path = Path::from("packs/ab/object");
     for server in [&one, &two] {
-        let store = client(server, server.access_key(), server.secret_key());
+        let store = server.client_for(server.access_key(), server.secret_key());
         let body = format!("stored on {}", server.endpoint());
         store.put_opts(&path, body.clone().into(), create_only()).await.unwrap();
         let again = store.put_opts(&path, "other".into(), create_only()).await;
@@ -44,13 +29,13 @@ async fn two_servers_run_at_once_and_create_only_puts_hold() {
     }
     assert!(one.env().contains(&("AWS_S3_URL_STYLE", "path".to_owned())));
     // What one accepts the other refuses: they are two servers, each with its own keys.
-    let stranger = client(&one, two.access_key(), two.secret_key());
+    let stranger = one.client_for(two.access_key(), two.secret_key());
     assert!(stranger.get(&path).await.is_err());
 
     let pid = one.pid();
     drop(one);
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "the server is gone with its guard");
-    assert!(client(&two, two.access_key(), two.secret_key()).get(&path).await.is_ok());
+    assert!(two.client_for(two.access_key(), two.secret_key()).get(&path).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,13 +46,13 @@ async fn an_identity_that_may_list_and_write_cannot_read() {
         "actions": [format!("List:{BUCKET}"), format!("Write:{BUCKET}")],
     }]}));
     let path = Path::from("packs/ab/object");
-    let host = client(&server, "hostkey", "hostsecret");
+    let host = server.client_for("hostkey", "hostsecret");
     host.put_opts(&path, "content".into(), create_only()).await.unwrap();
     let again = host.put_opts(&path, "other".into(), create_only()).await;
     assert!(matches!(again, Err(Error::AlreadyExists { .. })), "{again:?}");
     assert_eq!(host.list_with_delimiter(Some(&Path::from("packs/ab"))).await.unwrap().objects.len(), 1);
     let read = host.get(&path).await;
     assert!(matches!(read, Err(Error::PermissionDenied { .. })), "{read:?}");
-    let admin = client(&server, server.access_key(), server.secret_key());
+    let admin = server.client_for(server.access_key(), server.secret_key());
     assert_eq!(admin.get(&path).await.unwrap().bytes().await.unwrap(), "content");
 }

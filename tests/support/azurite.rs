@@ -1,10 +1,13 @@
 //! Azure Blob Storage for a test: Azurite as a process of its own, on loopback, with its data in memory.
 
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use object_store::ObjectStore;
+use object_store::azure::MicrosoftAzureBuilder;
 use sha2::{Digest as _, Sha256};
 
 use super::TestDir;
@@ -14,6 +17,8 @@ use super::daemon::{Daemon, http, random, tool};
 pub const CONTAINER: &str = "opsctl-test";
 /// The account of [`Azurite::start`].
 const ACCOUNT: &str = "opsctltest";
+/// The protocol version of what is signed here by hand.
+const VERSION: &str = "2021-08-06";
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running server. Dropping it stops the process.
@@ -54,6 +59,36 @@ impl Azurite {
         ]
     }
 
+    pub fn account(&self) -> &str {
+        ACCOUNT
+    }
+
+    /// A key that no server knows.
+    pub fn new_key() -> String {
+        STANDARD.encode(random(32))
+    }
+
+    /// A shared access signature for the container that every server starts with, good for an hour. `permissions` are Azure's
+    /// letters in Azure's order: `r` read, `c` create, `w` write, `d` delete, `l` list.
+    pub fn sas(&self, permissions: &str) -> String {
+        let until = (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1)).strftime("%Y-%m-%dT%H:%M:%SZ");
+        // One line for each field; the empty ones are conditions and headers that are not set.
+        let resource = format!("/blob/{ACCOUNT}/{CONTAINER}");
+        let signed = format!("{permissions}\n\n{until}\n{resource}\n\n\n\n{VERSION}\nc\n\n\n\n\n\n\n");
+        let signature = STANDARD.encode(hmac_sha256(&self.key, signed.as_bytes()));
+        url::form_urlencoded::Serializer::new(String::new())
+            .extend_pairs([("sv", VERSION), ("sp", permissions), ("se", &until.to_string()), ("sr", "c")])
+            .append_pair("sig", &signature)
+            .finish()
+    }
+
+    /// A client of its container that is not opsctl's.
+    pub fn client(&self) -> Arc<dyn ObjectStore> {
+        let builder = MicrosoftAzureBuilder::new().with_container_name(CONTAINER).with_account(ACCOUNT);
+        let builder = builder.with_access_key(self.account_key()).with_endpoint(self.endpoint()).with_allow_http(true);
+        Arc::new(builder.build().expect("the settings are complete"))
+    }
+
     /// The key, as a person gets it from Azure.
     pub fn account_key(&self) -> String {
         STANDARD.encode(&self.key)
@@ -73,7 +108,7 @@ impl Azurite {
     pub fn create_container(&self, name: &str) {
         let headers = [
             ("x-ms-date", jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()),
-            ("x-ms-version", "2021-08-06".to_owned()),
+            ("x-ms-version", VERSION.to_owned()),
         ];
         let listed: String = headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
         let path = format!("/{ACCOUNT}/{name}");

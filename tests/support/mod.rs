@@ -6,6 +6,7 @@
 
 pub mod azurite;
 pub mod daemon;
+pub mod objects;
 pub mod opsctl;
 pub mod rclone;
 pub mod seaweed;

@@ -1,10 +1,13 @@
 //! `rclone serve s3` for a test: an S3 server that knows neither byte ranges nor create-only PUTs, as there are others.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use object_store::ObjectStore;
 
 use super::TestDir;
 use super::daemon::{Daemon, random_hex, tool};
+use super::objects::s3;
 
 /// The bucket that every server starts with.
 pub const BUCKET: &str = "opsctl-test";
@@ -18,7 +21,7 @@ pub struct Rclone {
     port: u16,
     access_key: String,
     secret_key: String,
-    dir: TestDir,
+    _dir: TestDir,
 }
 
 impl Rclone {
@@ -36,7 +39,7 @@ impl Rclone {
         command.arg("--auth-key").arg(format!("{access_key},{secret_key}")).arg(data);
         let mut process = Daemon::start("rclone", command, &dir);
         let port = process.port_after("Starting s3 server on", START_LIMIT);
-        Self { _process: process, port, access_key, secret_key, dir }
+        Self { _process: process, port, access_key, secret_key, _dir: dir }
     }
 
     /// The variables that point an S3 client at this server.
@@ -45,7 +48,7 @@ impl Rclone {
             ("AWS_ACCESS_KEY_ID", self.access_key.clone()),
             ("AWS_SECRET_ACCESS_KEY", self.secret_key.clone()),
             ("AWS_REGION", "us-east-1".to_owned()),
-            ("AWS_ENDPOINT_URL_S3", format!("http://127.0.0.1:{}", self.port)),
+            ("AWS_ENDPOINT_URL_S3", self.endpoint()),
             ("AWS_S3_URL_STYLE", "path".to_owned()),
         ]
     }
@@ -55,8 +58,12 @@ impl Rclone {
         format!("s3://{BUCKET}/{prefix}")
     }
 
-    /// The folder that the bucket is.
-    pub fn bucket(&self) -> PathBuf {
-        self.dir.join("data").join(BUCKET)
+    /// A client of its bucket that is not opsctl's.
+    pub fn client(&self) -> Arc<dyn ObjectStore> {
+        Arc::new(s3(BUCKET, &self.endpoint(), &self.access_key, &self.secret_key))
+    }
+
+    fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
     }
 }

@@ -4,12 +4,16 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use object_store::ObjectStore;
+use object_store::aws::AmazonS3;
 use serde_json::{Value, json};
 
 use super::TestDir;
 use super::daemon::{Daemon, http, random_hex, tool};
+use super::objects::s3;
 
 /// The bucket that every server starts with.
 pub const BUCKET: &str = "opsctl-test";
@@ -97,6 +101,16 @@ impl SeaweedFs {
             ("AWS_ENDPOINT_URL_S3", self.endpoint()),
             ("AWS_S3_URL_STYLE", "path".to_owned()),
         ]
+    }
+
+    /// A client of its bucket that is not opsctl's, as its administrator.
+    pub fn client(&self) -> Arc<dyn ObjectStore> {
+        Arc::new(self.client_for(&self.access_key, &self.secret_key))
+    }
+
+    /// The same for another identity of the configuration.
+    pub fn client_for(&self, access_key: &str, secret_key: &str) -> AmazonS3 {
+        s3(BUCKET, &self.endpoint(), access_key, secret_key)
     }
 
     /// `http://127.0.0.1:PORT`
