@@ -118,7 +118,7 @@ impl Azurite {
         let mut headers = headers.to_vec();
         headers.push(("Authorization", format!("SharedKey {ACCOUNT}:{signature}")));
         let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("Azurite listens");
-        let status = http(stream, "PUT", &format!("{path}?restype=container"), &headers, b"");
+        let status = http(stream, "localhost", "PUT", &format!("{path}?restype=container"), &headers, b"");
         assert!(matches!(status, Ok(201)), "create the container {name}: {status:?}\n{}", self.process.log_tail());
     }
 }

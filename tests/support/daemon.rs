@@ -115,6 +115,7 @@ pub fn tool(relative: &str) -> PathBuf {
 /// own inside the test's.
 pub fn http(
     mut stream: impl Read + Write,
+    host: &str,
     method: &str,
     path: &str,
     headers: &[(&str, String)],
@@ -124,7 +125,7 @@ pub fn http(
     let length = body.len();
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n"
     )?;
     stream.write_all(body)?;
     let mut answer = Vec::new();

@@ -336,6 +336,18 @@ impl Mounted {
         assert!(status.is_ok_and(|status| status.success()), "mounting a {kind} failed: the tests run as root");
         Self(at.to_owned())
     }
+
+    /// A folder once more, and there it cannot be written to. Panics where mounting is not allowed.
+    pub fn read_only(folder: &Path, at: &Path) -> Self {
+        let mount = |options: &str, paths: &[&Path]| {
+            let status = Command::new("mount").args(["-o", options, "--"]).args(paths).status();
+            assert!(status.is_ok_and(|status| status.success()), "mounting {options} failed: the tests run as root");
+        };
+        mount("bind", &[folder, at]);
+        let mounted = Self(at.to_owned());
+        mount("remount,bind,ro", &[at]);
+        mounted
+    }
 }
 
 impl Drop for Mounted {

@@ -243,5 +243,5 @@ fn ask(socket: &Path, method: &str, path: &str, body: &[u8]) -> std::io::Result<
     let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     stream.set_write_timeout(Some(Duration::from_secs(10)))?;
-    http(stream, method, path, &[], body)
+    http(stream, "localhost", method, path, &[], body)
 }
