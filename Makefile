@@ -1,5 +1,5 @@
 # What a person runs. Works with GNU make and any POSIX shell; nothing here needs more than
-# git, the Rust toolchain, make and Python 3 (`make tools` fetches the rest).
+# git, the Rust toolchain, make, Python 3 and Node.js (`make tools` fetches the rest).
 CARGO = cargo
 
 .PHONY: help demo test lint fmt tools deny bench

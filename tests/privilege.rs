@@ -24,7 +24,7 @@ use cycle::Site;
 use object_store::signer::{Method, Signer as _};
 use relay::Relay;
 use serde_json::json;
-use support::azurite::Azurite;
+use support::azurite::{Azurite, CONTAINER};
 use support::daemon::http;
 use support::objects::names_and_sizes;
 use support::opsctl::{Bench, Done, Guarded, Mounted, chmod, noise, rest, run, stat_of};
@@ -254,6 +254,17 @@ fn on_azure_signatures_to_list_and_create_and_to_list_and_read_are_enough() {
     let (host, reader) = (with(server.sas("cl")), with(server.sas("rl")));
     let site = Site::at(&server.store_url("rights"), &server.env());
     let data = data(&site);
+
+    // What the two cannot do, by requests that others can.
+    let ask = |permissions: &str, method: &str, key: &str| {
+        let address = server.endpoint()["http://".len()..].split('/').next().unwrap().to_owned();
+        let path = format!("/{}/{CONTAINER}/{key}?{}", server.account(), server.sas(permissions));
+        let headers = [("x-ms-blob-type", "BlockBlob".to_owned())];
+        http(TcpStream::connect(&address).unwrap(), &address, method, &path, &headers, b"").unwrap()
+    };
+    assert_eq!((ask("cl", "PUT", "x"), ask("rl", "GET", "x"), ask("w", "PUT", "x")), (201, 200, 201));
+    assert_eq!(["PUT", "GET", "HEAD", "DELETE"].map(|method| ask("cl", method, "x")), [403; 4], "not even overwrite");
+    assert_eq!(["PUT", "DELETE"].map(|method| ask("rl", method, "x")), [403; 2]);
 
     let said = run(snapshot(&site, &host, &data)).ended(2).error();
     assert!(said.contains("OPSCTL_STORE_ID"), "it cannot read: {said}");

@@ -1,4 +1,5 @@
-//! One suite of checks on five stores, each a real one. `docs/stores.md` has the same table of what they can do.
+//! One suite of checks on five stores, each a real one. What they can do is taken from the table in `docs/stores.md`, and what
+//! a store cannot do is proven too.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -13,8 +14,18 @@ use support::azurite::Azurite;
 use support::rclone::Rclone;
 use support::seaweed::SeaweedFs;
 
-const EVERYTHING: Capabilities = Capabilities { conditional_put: true, ranges: true };
-const RCLONE: Capabilities = Capabilities { conditional_put: false, ranges: false };
+/// A line of the table in `docs/stores.md`.
+fn documented(store: &str) -> Capabilities {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/stores.md")).unwrap();
+    let row = text.lines().find(|line| line.starts_with(&format!("| {store}"))).expect("a row of the store");
+    let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+    let can = |cell: &str| match cell {
+        "yes" => true,
+        "**no**" => false,
+        other => panic!("{other} is neither yes nor no"),
+    };
+    Capabilities { conditional_put: can(cells[3]), ranges: can(cells[4]) }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_conforms() {
@@ -24,7 +35,7 @@ async fn a_folder_conforms() {
     std::fs::remove_dir(dir.join("missing")).unwrap();
     run(&Subject {
         name: "file",
-        can: EVERYTHING,
+        can: documented("folder"),
         open: Box::new(move |prefix| open(&stores.file_url(prefix), &[])),
         folder: Some(Box::new(move |prefix| folders.join(prefix))),
         missing: Some(missing),
@@ -36,7 +47,7 @@ async fn a_folder_conforms() {
 async fn memory_conforms() {
     run(&Subject {
         name: "memory",
-        can: EVERYTHING,
+        can: documented("memory"),
         open: Box::new(|_| Store::in_memory()),
         folder: None,
         missing: None,
@@ -50,7 +61,7 @@ async fn seaweedfs_conforms() {
     let env = server.env();
     run(&Subject {
         name: "SeaweedFS",
-        can: EVERYTHING,
+        can: documented("SeaweedFS"),
         missing: Some(open("s3://no-such-bucket/p", &env)),
         folder: None,
         open: Box::new(move |prefix| open(&server.store_url(prefix), &env)),
@@ -64,7 +75,7 @@ async fn rclone_conforms_with_two_exemptions() {
     let env = server.env();
     run(&Subject {
         name: "rclone",
-        can: RCLONE,
+        can: documented("rclone"),
         missing: Some(open("s3://no-such-bucket/p", &env)),
         folder: None,
         open: Box::new(move |prefix| open(&server.store_url(prefix), &env)),
@@ -78,10 +89,35 @@ async fn azurite_conforms() {
     let env = server.env();
     run(&Subject {
         name: "Azurite",
-        can: EVERYTHING,
+        can: documented("Azurite"),
         missing: Some(open("az://no-such-container/p", &env)),
         folder: None,
         open: Box::new(move |prefix| open(&server.store_url(prefix), &env)),
     })
     .await;
+}
+
+#[test]
+fn what_is_documented_of_the_servers_is_what_is_installed() {
+    let read = |name: &str| std::fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let (text, script) = (read("docs/stores.md"), read("scripts/install-tools.sh"));
+    for (name, variable) in [("SeaweedFS", "seaweedfs="), ("rclone", "rclone="), ("Azurite", "azurite=")] {
+        let version = script.lines().find_map(|line| line.strip_prefix(variable)).unwrap();
+        assert!(text.contains(&format!("| {name} {version} ")), "{name} {version}");
+    }
+}
+
+#[test]
+fn every_variable_of_a_store_is_documented() {
+    let read = |name: &str| std::fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let text = read("docs/configuration.md");
+    let code = read("src/providers/store/s3.rs") + &read("src/providers/store/cloud.rs");
+    let named = code.split('"').filter(|word| {
+        ["AWS_", "AZURE_", "GOOGLE_", "STORAGE_"].iter().any(|family| word.starts_with(family))
+            && word.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+    });
+    let named: std::collections::BTreeSet<&str> = named.collect();
+    assert!(named.len() > 25, "{named:?}");
+    let lacks: Vec<&&str> = named.iter().filter(|name| !text.contains(&format!("`{name}`"))).collect();
+    assert!(lacks.is_empty(), "docs/configuration.md lacks {lacks:?}");
 }
