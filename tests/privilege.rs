@@ -15,13 +15,16 @@ mod cycle;
 #[path = "support/relay.rs"]
 mod relay;
 
+use std::collections::BTreeMap;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use cycle::Site;
+use object_store::PutPayload;
 use object_store::signer::{Method, Signer as _};
+use opsctl::providers::store::{Created, Location, Store, StoreError};
 use relay::Relay;
 use serde_json::json;
 use support::azurite::{Azurite, CONTAINER};
@@ -244,14 +247,19 @@ fn a_reader_that_may_only_list_and_get() {
     assert_eq!(names_and_sizes(&server.client(), "reader"), before);
 }
 
+/// The variables of whoever has a shared access signature with these permissions.
+fn sas(server: &Azurite, permissions: &str) -> Vec<(&'static str, String)> {
+    vec![
+        ("AZURE_STORAGE_ACCOUNT_NAME", server.account().to_owned()),
+        ("AZURE_STORAGE_SAS_TOKEN", server.sas(permissions)),
+        ("AZURE_STORAGE_ENDPOINT", server.endpoint()),
+    ]
+}
+
 #[test]
 fn on_azure_signatures_to_list_and_create_and_to_list_and_read_are_enough() {
     let server = Azurite::start();
-    let with = |token: String| {
-        let account = ("AZURE_STORAGE_ACCOUNT_NAME", server.account().to_owned());
-        vec![account, ("AZURE_STORAGE_SAS_TOKEN", token), ("AZURE_STORAGE_ENDPOINT", server.endpoint())]
-    };
-    let (host, reader) = (with(server.sas("cl")), with(server.sas("rl")));
+    let (host, reader) = (sas(&server, "cl"), sas(&server, "rl"));
     let site = Site::at(&server.store_url("rights"), &server.env());
     let data = data(&site);
 
@@ -273,8 +281,35 @@ fn on_azure_signatures_to_list_and_create_and_to_list_and_read_are_enough() {
     let second = run(told_snapshot(&site, &host, &data)).ok();
     assert!(second.number("bytes_stored") < first.number("bytes_stored"));
     assert_same_tree(&data, &read_everything(&site, &reader, &second));
+    run(told_snapshot(&site, &host, &data)).ok();
     run(snapshot(&site, &reader, &data)).ended(12);
     run(opsctl_with(&site, &host, &["list"])).ended(12);
+}
+
+/// What this credential gets when it stores `body` under this name.
+fn create(url: &str, env: &[(&'static str, String)], key: &str, body: &'static str) -> Result<Created, StoreError> {
+    let env: BTreeMap<String, String> = env.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    let store = Store::open(&Location::parse(url).unwrap(), &env).unwrap();
+    tokio::runtime::Runtime::new().unwrap().block_on(store.create(key, PutPayload::from_static(body.as_bytes())))
+}
+
+/// Where the answer to a PUT is lost, it is sent again, and the name is taken by then. Azure does not look at the condition of whoever
+/// may not overwrite: it refuses.
+#[test]
+fn a_host_that_may_only_list_and_create_knows_what_it_has_stored() {
+    let (seaweed, azurite) = (server(), Azurite::start());
+    let (s3, az) = (seaweed.store_url("again"), azurite.store_url("again"));
+    for (url, host, reader) in [
+        (s3, seaweed.env_for(HOST.0, HOST.1), seaweed.env_for(READER.0, READER.1)),
+        (az, sas(&azurite, "cl"), sas(&azurite, "rl")),
+    ] {
+        assert_eq!(create(&url, &host, "packs/k", "1234"), Ok(Created::New), "{url}");
+        assert_eq!(create(&url, &host, "packs/k", "1234"), Ok(Created::AlreadyThere), "{url}");
+        let conflict = StoreError::Conflict { key: "packs/k".into(), expected: 5, found: 4 };
+        assert_eq!(create(&url, &host, "packs/k", "12345"), Err(conflict), "{url}");
+        let denied = create(&url, &reader, "packs/k2", "1234");
+        assert!(matches!(denied, Err(StoreError::Denied { .. })), "{url}: {denied:?}");
+    }
 }
 
 // ---- users ----

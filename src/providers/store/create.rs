@@ -15,9 +15,9 @@ use super::{Created, ObjectInfo, Store, listing, modified};
 impl Store {
     /// Stores an object under a name that must not be taken.
     ///
-    /// If it is taken, the size decides: LIST shows it, and needs no permission to read. A store that does not know
-    /// conditional requests gets the same PUT without the condition; names come from the content, so the worst that
-    /// can happen is that equal bytes are written twice.
+    /// If it is taken, or refused, the size decides: LIST shows it, and needs no permission to read. A store that does
+    /// not know conditional requests gets the same PUT without the condition; names come from the content, so the worst
+    /// that can happen is that equal bytes are written twice.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if the name is taken by an object of another size; else see [`StoreError`].
@@ -41,14 +41,18 @@ impl Store {
                     continue;
                 }
                 // Taken, perhaps by an earlier try of this very call.
-                Failure::Exists => match self.listed(key).await?.map(|object| object.size) {
-                    Some(found) if found == size => return Ok(Created::AlreadyThere),
-                    Some(found) => return Err(StoreError::Conflict { key: key.into(), expected: size, found }),
+                Failure::Exists => match self.listed(key).await? {
+                    Some(found) => return settled(key, size, found.size),
                     // Two requests at once (409), or the other writer failed: the name is free again.
                     None => StoreError::Unavailable {
                         key: key.into(),
                         detail: "the store reports a conflict but lists no such object".into(),
                     },
+                },
+                // Azure says so to whoever may create and not overwrite, whatever the condition.
+                Failure::Plain(denied @ StoreError::Denied { .. }) => match self.listed(key).await {
+                    Ok(Some(found)) => return settled(key, size, found.size),
+                    _ => denied,
                 },
                 other => other.into_error(key),
             };
@@ -103,5 +107,14 @@ impl Store {
             }
         }
         Ok(None)
+    }
+}
+
+/// What a name that is taken means for an object of `size` bytes.
+fn settled(key: &str, size: u64, found: u64) -> Result<Created, StoreError> {
+    if found == size {
+        Ok(Created::AlreadyThere)
+    } else {
+        Err(StoreError::Conflict { key: key.into(), expected: size, found })
     }
 }

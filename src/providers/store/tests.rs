@@ -258,7 +258,7 @@ async fn retries_end() {
 
     let (store, backend) = Faulty::store([Fault::Before(http(403, "AccessDenied"))]);
     assert!(matches!(store.create("k", body("1")).await, Err(StoreError::Denied { .. })));
-    assert_eq!(backend.log().len(), 1);
+    assert_eq!(backend.log(), ["PUT new", "LIST"]);
 
     let (store, backend) = Faulty::store([Fault::Before(http(500, ""))]);
     assert!(store.with_retry(RetryPolicy::never()).create("k", body("1")).await.is_err());
@@ -270,6 +270,15 @@ async fn a_lost_answer_is_settled_by_list_alone() {
     let (store, backend) = Faulty::store([Fault::After(generic(io::Error::from(io::ErrorKind::TimedOut)))]);
     assert_eq!(store.create("a/k", body("1234")).await.unwrap(), Created::AlreadyThere);
     assert_eq!(backend.log(), ["PUT new", "PUT new", "LIST"]);
+}
+
+#[tokio::test]
+async fn a_refusal_of_a_taken_name_is_settled_by_list_too() {
+    let refused = || Fault::Before(http(403, "AuthorizationPermissionMismatch"));
+    let (store, backend) = Faulty::store([Fault::After(http(500, "")), refused(), refused()]);
+    assert_eq!(store.create("k", body("1234")).await.unwrap(), Created::AlreadyThere);
+    assert_eq!(backend.log(), ["PUT new", "PUT new", "LIST"]);
+    assert!(matches!(store.create("k", body("12345")).await, Err(StoreError::Conflict { found: 4, .. })));
 }
 
 #[tokio::test]
