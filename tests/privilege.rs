@@ -113,7 +113,7 @@ fn data(site: &Site) -> PathBuf {
 }
 
 /// The status of one request, signed for this identity by a client that is not opsctl's.
-fn status(server: &SeaweedFs, (access, secret): (&str, &str), method: Method, key: &str, body: &str) -> u16 {
+fn status(server: &SeaweedFs, (access, secret): (&str, &str), method: &Method, key: &str, body: &str) -> u16 {
     let client = server.client_for(access, secret);
     let signed = async { client.signed_url(method.clone(), &key.into(), Duration::from_secs(600)).await.unwrap() };
     let url = tokio::runtime::Runtime::new().unwrap().block_on(signed);
@@ -129,23 +129,23 @@ fn status(server: &SeaweedFs, (access, secret): (&str, &str), method: Method, ke
 fn the_credentials_of_these_tests_cannot_do_more_than_they_should() {
     let server = server();
     let admin = (server.access_key(), server.secret_key());
-    assert_eq!(status(&server, admin, Method::PUT, "x/theirs", "content"), 200);
+    assert_eq!(status(&server, admin, &Method::PUT, "x/theirs", "content"), 200);
     // The same requests as the administrator, so that a refusal is one of rights.
-    assert_eq!(status(&server, admin, Method::GET, "x/theirs", ""), 200);
-    assert_eq!(status(&server, admin, Method::HEAD, "x/theirs", ""), 200);
+    assert_eq!(status(&server, admin, &Method::GET, "x/theirs", ""), 200);
+    assert_eq!(status(&server, admin, &Method::HEAD, "x/theirs", ""), 200);
 
-    assert_eq!(status(&server, HOST, Method::PUT, "x/own", "content"), 200);
+    assert_eq!(status(&server, HOST, &Method::PUT, "x/own", "content"), 200);
     for key in ["x/theirs", "x/own"] {
         for method in [Method::GET, Method::HEAD, Method::DELETE] {
-            assert_eq!(status(&server, HOST, method.clone(), key, ""), 403, "{method} {key}");
+            assert_eq!(status(&server, HOST, &method, key, ""), 403, "{method} {key}");
         }
-        assert_eq!(status(&server, READER, Method::GET, key, ""), 200);
+        assert_eq!(status(&server, READER, &Method::GET, key, ""), 200);
         for method in [Method::PUT, Method::DELETE] {
-            assert_eq!(status(&server, READER, method.clone(), key, "other"), 403, "{method} {key}");
+            assert_eq!(status(&server, READER, &method, key, "other"), 403, "{method} {key}");
         }
     }
     assert_eq!(names_and_sizes(&server.client(), "x"), [("own".to_owned(), 7), ("theirs".to_owned(), 7)]);
-    assert_eq!(status(&server, admin, Method::DELETE, "x/own", ""), 204);
+    assert_eq!(status(&server, admin, &Method::DELETE, "x/own", ""), 204);
 }
 
 #[test]
@@ -209,7 +209,14 @@ fn a_host_that_may_only_list_and_create_repeats_an_interrupted_upload() {
         let mut command = told_snapshot(&site, &host, &data);
         command.args(["--upload-concurrency", "1"]).env("AWS_ENDPOINT_URL_S3", relay.endpoint());
         let mut running = Guarded::spawn(&mut command);
-        wait_for("the line to break", Duration::from_secs(120), || relay.is_broken().then_some(()));
+        let over = wait_for("the line to break", Duration::from_secs(120), || {
+            let ended = running.0.try_wait().unwrap();
+            (relay.is_broken() || ended.is_some()).then_some(ended)
+        });
+        if over.is_some() {
+            let done = running.end();
+            panic!("it ended by itself: {}\n{}", done.stdout, done.stderr);
+        }
         running.0.kill().unwrap();
         assert_ne!(running.end().code, 0);
     };

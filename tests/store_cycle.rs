@@ -217,9 +217,10 @@ fn names_of_azure_and_credentials_that_it_refuses() {
     // Missing: the container, the store in it.
     list(&with("AZURE_STORAGE_KEY", &server.account_key()), "az://no-such-container/p", 10);
     list(&with("AZURE_STORAGE_KEY", &server.account_key()), &server.store_url("nothing"), 10);
-    // Never sent: a credential in the clear to another host, or to nobody knows whom.
+    // Never sent: a credential in the clear to another host.
     let mut elsewhere = with("AZURE_STORAGE_SAS_TOKEN", &token);
-    elsewhere[2].1 = "http://192.0.2.1/account".into();
+    // Not the loopback address that it looks like, and not one that leads off this machine should it be asked.
+    elsewhere[2].1 = "http://[::ffff:127.0.0.1]:1/account".into();
     assert!(list(&elsewhere, &url, 2).contains("AZURE_STORAGE_ENDPOINT"));
     assert!(list(&[("AZURE_STORAGE_USE_EMULATOR", "true".into())], &url, 2).contains("AZURE_STORAGE_ENDPOINT"));
     assert!(list(&[], &url, 12).contains("AZURE_STORAGE_ACCOUNT_NAME"));

@@ -29,16 +29,15 @@ fn documented(store: &str) -> Capabilities {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_conforms() {
-    let dir = std::sync::Arc::new(TestDir::new());
-    let (stores, folders) = (dir.clone(), dir.clone());
+    let dir = TestDir::new();
     let missing = open(&dir.file_url("missing"), &[]);
     std::fs::remove_dir(dir.join("missing")).unwrap();
     run(&Subject {
         name: "file",
         can: documented("folder"),
-        open: Box::new(move |prefix| open(&stores.file_url(prefix), &[])),
-        folder: Some(Box::new(move |prefix| folders.join(prefix))),
         missing: Some(missing),
+        folder: Some(dir.path().to_owned()),
+        open: Box::new(move |prefix| open(&dir.file_url(prefix), &[])),
     })
     .await;
 }
@@ -95,6 +94,15 @@ async fn azurite_conforms() {
         open: Box::new(move |prefix| open(&server.store_url(prefix), &env)),
     })
     .await;
+}
+
+#[test]
+fn servers_are_gone_with_their_guards() {
+    let (rclone, azurite) = (Rclone::start(), Azurite::start());
+    let processes = [rclone.pid(), azurite.pid()].map(|pid| std::path::PathBuf::from(format!("/proc/{pid}")));
+    assert!(processes.iter().all(|process| process.exists()));
+    drop((rclone, azurite));
+    assert!(!processes.iter().any(|process| process.exists()));
 }
 
 #[test]

@@ -99,6 +99,10 @@ impl Azurite {
         format!("http://127.0.0.1:{}/{ACCOUNT}", self.port)
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// A store URL in this server's container.
     pub fn store_url(&self, prefix: &str) -> String {
         format!("az://{CONTAINER}/{prefix}")

@@ -16,8 +16,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// A running server. Dropping it stops the process and removes its data.
 #[derive(Debug)]
 pub struct Rclone {
-    // Stopped before its folder is removed.
-    _process: Daemon,
+    /// Stopped before its folder is removed.
+    process: Daemon,
     port: u16,
     access_key: String,
     secret_key: String,
@@ -39,7 +39,7 @@ impl Rclone {
         command.arg("--auth-key").arg(format!("{access_key},{secret_key}")).arg(data);
         let mut process = Daemon::start("rclone", command, &dir);
         let port = process.port_after("Starting s3 server on", START_LIMIT);
-        Self { _process: process, port, access_key, secret_key, _dir: dir }
+        Self { process, port, access_key, secret_key, _dir: dir }
     }
 
     /// The variables that point an S3 client at this server.
@@ -51,6 +51,10 @@ impl Rclone {
             ("AWS_ENDPOINT_URL_S3", self.endpoint()),
             ("AWS_S3_URL_STYLE", "path".to_owned()),
         ]
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// A store URL in this server's bucket.

@@ -93,7 +93,8 @@ impl Location {
         if self.scheme == Scheme::File { "" } else { &self.path }
     }
 
-    /// Whether LIST comes in the order of keys. Directories, and S3 Express buckets, have none.
+    /// Whether LIST comes in the order of keys. Directories, and S3 Express buckets, have none. SeaweedFS goes by parts
+    /// (`a/b/x` before `a/b-`), which makes no difference after an offset that is the name looked for but for its last character.
     pub(super) fn lists_in_order(&self) -> bool {
         self.scheme != Scheme::File && !self.bucket.ends_with("--x-s3")
     }
