@@ -5,7 +5,7 @@ use crate::archive::entry::{Entry, Kind};
 use crate::archive::layout::{self, SIGNATURE};
 use crate::archive::receipt::SnapshotId;
 use crate::archive::signature::SigningKey;
-use crate::repository::tests::refusing::{Refusing, Says};
+use crate::repository::tests::refusing::{Says, refuse};
 use crate::repository::tests::sample::{Sample, hash_of, noise, path};
 use crate::repository::{Purpose, TrustOptions};
 
@@ -324,14 +324,14 @@ async fn an_object_that_is_refused_is_damage_and_the_rest_is_checked() {
         let root = layout::pack(listing.snapshots[1].receipt.root.pack);
         let list = layout::pack_list(listing.snapshots[0].receipt.pack_list);
         for refused in [&late, &root, &list] {
-            Refusing::of(&mut sample, &[(refused, says)]);
+            refuse(&mut sample, &[(refused, says)]);
             for level in [Level::Hash, Level::Decrypt] {
                 let report = checked(&sample, level, true).await;
                 assert!(report.damaged.iter().any(|d| d.object == *refused), "{refused} {level} {report:?}");
                 assert_eq!(report.snapshots, 2, "{two}");
             }
         }
-        Refusing::of(&mut sample, &[("packs/", says)]);
+        refuse(&mut sample, &[("packs/", says)]);
         assert!(run(&sample, &at(Level::Hash), false).await.is_err(), "the store is away");
     }
 }

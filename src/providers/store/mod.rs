@@ -19,6 +19,9 @@ mod cloud;
 mod create;
 mod env;
 mod error;
+#[cfg(test)]
+#[path = "../../../tests/support/faulty.rs"]
+pub(crate) mod faulty;
 mod http;
 mod listing;
 mod location;

@@ -1,18 +1,13 @@
 //! Behaviour on backends of this host, and on one that fails on command.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Mutex;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-use futures::stream::BoxStream;
 use object_store::memory::InMemory;
-use object_store::{
-    CopyOptions, Error as BackendError, GetOptions, GetResult, ListResult, MultipartUpload, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult,
-};
+use object_store::{Error as BackendError, PutPayload};
 
+use super::faulty::{Asked, Faulty, Op, Rule, exists, generic, reset, timeout};
 use super::http::HttpFault;
 use super::*;
 use crate::ExitCode;
@@ -35,141 +30,32 @@ fn local(directory: &std::path::Path) -> Store {
     Store::open(&location, &env(&[])).unwrap()
 }
 
-/// What a failing backend does instead of, or after, the real request.
-enum Fault {
-    Before(BackendError),
-    /// The object is written, but the answer is lost.
-    After(BackendError),
+/// A store in memory that fails as these rules say.
+fn faulty(rules: impl IntoIterator<Item = Rule>) -> (Store, Arc<Faulty>) {
+    let backend = Faulty::over(Arc::new(InMemory::new()), rules);
+    let location = Location::parse("s3://bucket/pre/fix").unwrap();
+    (Store::from_backend(location, Arc::clone(&backend) as Arc<dyn ObjectStore>).with_retry(fast()), backend)
 }
 
-/// A backend in memory that fails on command, and remembers what was asked of it.
-struct Faulty {
-    inner: InMemory,
-    puts: Mutex<VecDeque<Fault>>,
-    log: Mutex<Vec<&'static str>>,
-}
-
-impl Faulty {
-    fn store(puts: impl IntoIterator<Item = Fault>) -> (Store, Arc<Self>) {
-        let puts = Mutex::new(puts.into_iter().collect());
-        let backend = Arc::new(Self { inner: InMemory::new(), puts, log: Mutex::default() });
-        let location = Location::parse("s3://bucket/pre/fix").unwrap();
-        (Store::from_backend(location, Arc::clone(&backend) as Arc<dyn ObjectStore>).with_retry(fast()), backend)
-    }
-
-    fn note(&self, request: &'static str) {
-        self.log.lock().unwrap().push(request);
-    }
-
-    fn log(&self) -> Vec<&'static str> {
-        self.log.lock().unwrap().clone()
-    }
-}
-
-impl fmt::Debug for Faulty {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AKIASECRET")
-    }
-}
-
-impl fmt::Display for Faulty {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AKIASECRET")
-    }
-}
-
-type Answer<'f, T> = BoxFuture<'f, object_store::Result<T>>;
-
-// The methods are what `async fn` in this trait stands for, written out: it is made by the `async_trait` macro.
-impl ObjectStore for Faulty {
-    fn put_opts<'s, 'p, 'f>(&'s self, path: &'p Path, body: PutPayload, options: PutOptions) -> Answer<'f, PutResult>
-    where
-        's: 'f,
-        'p: 'f,
-        Self: 'f,
-    {
-        Box::pin(async move {
-            self.note(if options.mode == PutMode::Create { "PUT new" } else { "PUT" });
-            let fault = self.puts.lock().unwrap().pop_front();
-            match fault {
-                None => self.inner.put_opts(path, body, options).await,
-                Some(Fault::Before(error)) => Err(error),
-                Some(Fault::After(error)) => self.inner.put_opts(path, body, options).await.and(Err(error)),
-            }
-        })
-    }
-
-    fn put_multipart_opts<'s, 'p, 'f>(
-        &'s self,
-        _: &'p Path,
-        _: PutMultipartOptions,
-    ) -> Answer<'f, Box<dyn MultipartUpload>>
-    where
-        's: 'f,
-        'p: 'f,
-        Self: 'f,
-    {
-        panic!("no multipart upload is wanted")
-    }
-
-    fn get_opts<'s, 'p, 'f>(&'s self, path: &'p Path, options: GetOptions) -> Answer<'f, GetResult>
-    where
-        's: 'f,
-        'p: 'f,
-        Self: 'f,
-    {
-        self.note("GET");
-        self.inner.get_opts(path, options)
-    }
-
-    fn delete_stream(
-        &self,
-        _: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        panic!("nothing is ever deleted")
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.note("LIST");
-        self.inner.list(prefix)
-    }
-
-    fn list_with_delimiter<'s, 'p, 'f>(&'s self, prefix: Option<&'p Path>) -> Answer<'f, ListResult>
-    where
-        's: 'f,
-        'p: 'f,
-        Self: 'f,
-    {
-        self.inner.list_with_delimiter(prefix)
-    }
-
-    fn copy_opts<'s, 'a, 'b, 'f>(&'s self, _: &'a Path, _: &'b Path, _: CopyOptions) -> Answer<'f, ()>
-    where
-        's: 'f,
-        'a: 'f,
-        'b: 'f,
-        Self: 'f,
-    {
-        panic!("nothing is ever copied")
-    }
-}
-
-fn generic(source: impl std::error::Error + Send + Sync + 'static) -> BackendError {
-    BackendError::Generic { store: "test", source: Box::new(source) }
+/// What was asked of it, in short.
+fn log(backend: &Faulty) -> Vec<&'static str> {
+    let word = |asked: Asked| match asked.op {
+        Op::Put if asked.create_only => "PUT new",
+        Op::Put => "PUT",
+        Op::Get => "GET",
+        Op::List => "LIST",
+    };
+    backend.asked().into_iter().map(word).collect()
 }
 
 fn http(status: u16, code: &str) -> BackendError {
     generic(HttpFault { status, code: code.into(), message: String::new() })
 }
 
-fn exists() -> BackendError {
-    BackendError::AlreadyExists { path: "x".into(), source: "taken".into() }
-}
-
 #[tokio::test]
 async fn names_are_taken_once_on_every_backend() {
     let directory = tempfile::tempdir().unwrap();
-    for store in [Store::in_memory(), local(directory.path()), Faulty::store([]).0] {
+    for store in [Store::in_memory(), local(directory.path()), faulty([]).0] {
         assert!(store.is_empty().await.unwrap(), "{store:?}");
         assert_eq!(store.create("packs/ab/one", body("1234")).await.unwrap(), Created::New);
         assert_eq!(store.create("packs/ab/one", body("1234")).await.unwrap(), Created::AlreadyThere);
@@ -189,7 +75,7 @@ async fn names_are_taken_once_on_every_backend() {
 #[tokio::test]
 async fn lists_are_sorted_and_relative() {
     let directory = tempfile::tempdir().unwrap();
-    for store in [Store::in_memory(), local(directory.path()), Faulty::store([]).0] {
+    for store in [Store::in_memory(), local(directory.path()), faulty([]).0] {
         for key in ["b/2", "b/10", "a", "b/c/d", "b-/x", "bb/1"] {
             store.create(key, body("12")).await.unwrap();
         }
@@ -228,21 +114,23 @@ async fn ranges_are_exact_or_an_error() {
 
 #[tokio::test]
 async fn keys_mean_what_they_say() {
-    let (store, backend) = Faulty::store([]);
+    let (store, backend) = faulty([]);
     for key in ["", "/a", "a/", "a//b", "../a", "a/./b", "a\nb"] {
         assert!(matches!(store.create(key, body("")).await, Err(StoreError::Other { .. })), "{key:?}");
         assert!(matches!(store.get(key).await, Err(StoreError::Other { .. })), "{key:?}");
     }
-    assert!(backend.log().is_empty());
+    assert!(log(&backend).is_empty());
 }
 
 #[tokio::test]
 async fn a_burst_of_failures_is_outlasted_and_counted() {
-    let reset = generic(io::Error::from(io::ErrorKind::ConnectionReset));
-    let faults = [http(503, "SlowDown"), http(500, "InternalError"), reset];
-    let (store, backend) = Faulty::store(faults.map(Fault::Before));
+    let (store, backend) = faulty([
+        Rule::put("").nth(1).fails(|_| http(503, "SlowDown")),
+        Rule::put("").nth(2).fails(|_| http(500, "InternalError")),
+        Rule::put("").nth(3).fails(reset),
+    ]);
     assert_eq!(store.create("k", body("1234")).await.unwrap(), Created::New);
-    assert_eq!(backend.log(), ["PUT new"; 4]);
+    assert_eq!(log(&backend), ["PUT new"; 4]);
     assert_eq!(store.stats(), StoreStats { requests: 4, bytes_sent: 16, bytes_received: 0, retries: 3 });
     store.get("k").await.unwrap();
     assert_eq!(store.clone().stats().bytes_received, 4);
@@ -250,55 +138,61 @@ async fn a_burst_of_failures_is_outlasted_and_counted() {
 
 #[tokio::test]
 async fn retries_end() {
-    let (store, backend) = Faulty::store((0..9).map(|_| Fault::Before(http(503, "SlowDown"))));
+    let (store, backend) = faulty([Rule::put("").fails(|_| http(503, "SlowDown"))]);
     let error = store.create("k", body("1")).await.unwrap_err();
     assert!(matches!(error, StoreError::RateLimited { .. }), "{error:?}");
     assert_eq!(crate::Error::from(error).code(), ExitCode::RateLimited);
-    assert_eq!(backend.log().len(), 4);
+    assert_eq!(log(&backend).len(), 4);
 
-    let (store, backend) = Faulty::store([Fault::Before(http(403, "AccessDenied"))]);
+    let (store, backend) = faulty([Rule::put("").fails(|_| http(403, "AccessDenied"))]);
     assert!(matches!(store.create("k", body("1")).await, Err(StoreError::Denied { .. })));
-    assert_eq!(backend.log(), ["PUT new", "LIST"]);
+    assert_eq!(log(&backend), ["PUT new", "LIST"]);
 
-    let (store, backend) = Faulty::store([Fault::Before(http(500, ""))]);
+    let (store, backend) = faulty([Rule::put("").fails(|_| http(500, ""))]);
     assert!(store.with_retry(RetryPolicy::never()).create("k", body("1")).await.is_err());
-    assert_eq!(backend.log().len(), 1);
+    assert_eq!(log(&backend).len(), 1);
 }
 
 #[tokio::test]
 async fn a_lost_answer_is_settled_by_list_alone() {
-    let (store, backend) = Faulty::store([Fault::After(generic(io::Error::from(io::ErrorKind::TimedOut)))]);
+    let (store, backend) = faulty([Rule::put("").nth(1).loses_its_answer(timeout)]);
     assert_eq!(store.create("a/k", body("1234")).await.unwrap(), Created::AlreadyThere);
-    assert_eq!(backend.log(), ["PUT new", "PUT new", "LIST"]);
+    assert_eq!(log(&backend), ["PUT new", "PUT new", "LIST"]);
 }
 
 #[tokio::test]
 async fn a_refusal_of_a_taken_name_is_settled_by_list_too() {
-    let refused = || Fault::Before(http(403, "AuthorizationPermissionMismatch"));
-    let (store, backend) = Faulty::store([Fault::After(http(500, "")), refused(), refused()]);
+    let lost = Rule::put("").nth(1).loses_its_answer(|_| http(500, ""));
+    let refused = |n| Rule::put("").nth(n).fails(|_| http(403, "AuthorizationPermissionMismatch"));
+    let (store, backend) = faulty([lost, refused(2), refused(3)]);
     assert_eq!(store.create("k", body("1234")).await.unwrap(), Created::AlreadyThere);
-    assert_eq!(backend.log(), ["PUT new", "PUT new", "LIST"]);
+    assert_eq!(log(&backend), ["PUT new", "PUT new", "LIST"]);
     assert!(matches!(store.create("k", body("12345")).await, Err(StoreError::Conflict { found: 4, .. })));
 }
 
 #[tokio::test]
 async fn a_conflict_without_an_object_is_tried_again() {
     // 409: two conditional requests at once, and neither has won yet.
-    let (store, backend) = Faulty::store([Fault::Before(exists()), Fault::Before(http(409, "Conditional"))]);
+    let (store, backend) = faulty([
+        Rule::put("fix/k").nth(2).fails(exists),
+        Rule::put("fix/k").nth(3).fails(|_| http(409, "Conditional")),
+    ]);
     // A longer name with the same beginning is another object.
-    backend.inner.put_opts(&Path::from("pre/fix/k2"), body("1"), PutOptions::default()).await.unwrap();
+    assert_eq!(store.create("k2", body("1")).await.unwrap(), Created::New);
     assert_eq!(store.create("k", body("1")).await.unwrap(), Created::New);
-    assert_eq!(backend.log(), ["PUT new", "LIST", "PUT new", "LIST", "PUT new"]);
+    assert_eq!(log(&backend), ["PUT new", "PUT new", "LIST", "PUT new", "LIST", "PUT new"]);
 }
 
 #[tokio::test]
 async fn a_store_without_conditional_put_is_remembered() {
-    let not_implemented = BackendError::NotImplemented { operation: "x".into(), implementer: "y".into() };
-    for error in [not_implemented, http(501, "NotImplemented")] {
-        let (store, backend) = Faulty::store([Fault::Before(error)]);
+    fn not_implemented(_: &str) -> BackendError {
+        BackendError::NotImplemented { operation: "x".into(), implementer: "y".into() }
+    }
+    for error in [not_implemented, |_: &str| http(501, "NotImplemented")] {
+        let (store, backend) = faulty([Rule::put("").nth(1).fails(error)]);
         assert_eq!(store.create("a", body("1")).await.unwrap(), Created::New);
         assert_eq!(store.clone().create("b", body("1")).await.unwrap(), Created::New);
-        assert_eq!(backend.log(), ["PUT new", "PUT", "PUT"]);
+        assert_eq!(log(&backend), ["PUT new", "PUT", "PUT"]);
         assert!(!store.conditional_put());
         assert_eq!(store.stats().retries, 0);
     }
@@ -350,7 +244,7 @@ fn every_error_has_its_exit_code() {
         (http(429, ""), ExitCode::RateLimited),
         (http(503, ""), ExitCode::Failed),
         (http(501, ""), ExitCode::Failed),
-        (exists(), ExitCode::Failed),
+        (exists("x"), ExitCode::Failed),
     ] {
         let error = crate::Error::from(classify("k", "s3://b", &error).into_error("k"));
         assert_eq!(error.code(), code, "{error}");
@@ -363,7 +257,7 @@ fn every_error_has_its_exit_code() {
 
 #[test]
 fn debug_of_a_store_shows_no_backend() {
-    let (store, _) = Faulty::store([]);
+    let (store, _) = faulty([]);
     assert_eq!(
         format!("{store:?}"),
         "Store { location: Location { scheme: S3, bucket: \"bucket\", path: \"pre/fix\" }, .. }"

@@ -1,22 +1,14 @@
 //! A store that does not hand out single objects, and one that hands out more than anybody wants.
 
-use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
-use futures::future::BoxFuture;
-use futures::stream::BoxStream;
 use jiff::SignedDuration;
-use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error as BackendError, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult,
-};
 
 use super::sample::{Sample, noise, now};
 use crate::ExitCode;
 use crate::archive::layout::{self, SIGNATURE};
 use crate::cancel::Cancel;
+use crate::providers::store::faulty::{Faulty, Rule, forbidden, timeout};
 use crate::providers::store::{Location, RetryPolicy, Store};
 use crate::repository::choose::skipped;
 use crate::repository::{
@@ -30,110 +22,15 @@ pub(crate) enum Says {
     Unavailable,
 }
 
-/// Objects whose keys contain a text are refused.
-pub(crate) struct Refusing {
-    inner: Arc<InMemory>,
-    refused: Mutex<Vec<(String, Says)>>,
-}
-
-impl Refusing {
-    /// The store of `sample`, which refuses what `refused` names.
-    pub(crate) fn of(sample: &mut Sample, refused: &[(&str, Says)]) {
-        let refused = Mutex::new(refused.iter().map(|(key, says)| ((*key).to_owned(), *says)).collect());
-        let backend = Arc::new(Self { inner: sample.backend.clone(), refused });
-        let location = Location::parse("memory://").unwrap();
-        sample.store = Store::from_backend(location, backend).with_retry(RetryPolicy::never());
-    }
-}
-
-impl fmt::Debug for Refusing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Refusing")
-    }
-}
-
-impl fmt::Display for Refusing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Refusing")
-    }
-}
-
-type Answer<'f, T> = BoxFuture<'f, object_store::Result<T>>;
-
-// The methods are what `async fn` in this trait stands for, written out: it is made by the `async_trait` macro.
-impl ObjectStore for Refusing {
-    fn put_opts<'s, 'p, 'f>(&'s self, path: &'p Path, body: PutPayload, options: PutOptions) -> Answer<'f, PutResult>
-    where
-        's: 'f,
-        'p: 'f,
-        Self: 'f,
-    {
-        self.inner.put_opts(path, body, options)
-    }
-
-    fn put_multipart_opts<'s, 'p, 'f>(
-        &'s self,
-        path: &'p Path,
-        options: PutMultipartOptions,
-    ) -> Answer<'f, Box<dyn MultipartUpload>>
-    where
-        's: 'f,
-        'p: 'f,
-        Self: 'f,
-    {
-        self.inner.put_multipart_opts(path, options)
-    }
-
-    fn get_opts<'s, 'p, 'f>(&'s self, path: &'p Path, options: GetOptions) -> Answer<'f, GetResult>
-    where
-        's: 'f,
-        'p: 'f,
-        Self: 'f,
-    {
-        let refused = self.refused.lock().unwrap();
-        let says = refused.iter().find(|(key, _)| path.as_ref().contains(key)).map(|(_, says)| *says);
-        let name = path.as_ref().to_owned();
-        match says {
-            None => self.inner.get_opts(path, options),
-            Some(Says::Denied) => {
-                Box::pin(async { Err(BackendError::PermissionDenied { path: name, source: "HTTP 403".into() }) })
-            }
-            Some(Says::Unavailable) => Box::pin(async {
-                let source = Box::new(std::io::Error::from(std::io::ErrorKind::TimedOut));
-                Err(BackendError::Generic { store: "test", source })
-            }),
-        }
-    }
-
-    fn delete_stream(
-        &self,
-        paths: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        self.inner.delete_stream(paths)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    fn list_with_delimiter<'s, 'p, 'f>(&'s self, prefix: Option<&'p Path>) -> Answer<'f, ListResult>
-    where
-        's: 'f,
-        'p: 'f,
-        Self: 'f,
-    {
-        self.inner.list_with_delimiter(prefix)
-    }
-
-    fn copy_opts<'s, 'a, 'b, 'f>(&'s self, from: &'a Path, to: &'b Path, options: CopyOptions) -> Answer<'f, ()>
-    where
-        's: 'f,
-        'a: 'f,
-        'b: 'f,
-        Self: 'f,
-    {
-        self.inner.copy_opts(from, to, options)
-    }
+/// Makes the store of `sample` refuse the objects whose keys hold these texts.
+pub(crate) fn refuse(sample: &mut Sample, refused: &[(&str, Says)]) {
+    let rules = refused.iter().map(|(key, says)| match says {
+        Says::Denied => Rule::get(key).fails(forbidden),
+        Says::Unavailable => Rule::get(key).fails(timeout),
+    });
+    let backend = Faulty::over(sample.backend.clone(), rules);
+    let location = Location::parse("memory://").unwrap();
+    sample.store = Store::from_backend(location, backend).with_retry(RetryPolicy::never());
 }
 
 const BOTH: [Says; 2] = [Says::Denied, Says::Unavailable];
@@ -172,7 +69,7 @@ async fn a_pack_that_is_refused_is_recorded_and_a_store_that_is_away_ends_the_fe
     for (says, code) in BOTH.into_iter().zip([ExitCode::Denied, ExitCode::Failed]) {
         let (mut sample, plan) = packs().await;
         let names: Vec<String> = plan.packs.iter().map(|p| layout::pack(p.line.pack)).collect();
-        Refusing::of(&mut sample, &[(&names[0], says), (&names[3], says), (&names[7], says)]);
+        refuse(&mut sample, &[(&names[0], says), (&names[3], says), (&names[7], says)]);
         let (stats, seen) = fetch(&sample, &plan, false).await;
         let failed = stats.unwrap().failed;
         assert!(failed.len() == 3 && failed.iter().all(|f| f.code == code && f.frame.is_none()), "{failed:?}");
@@ -180,9 +77,9 @@ async fn a_pack_that_is_refused_is_recorded_and_a_store_that_is_away_ends_the_fe
         assert!(seen.len() < frames && seen.len() >= frames / 2);
 
         let four: Vec<(&str, Says)> = names[2..6].iter().map(|name| (name.as_str(), says)).collect();
-        Refusing::of(&mut sample, &four);
+        refuse(&mut sample, &four);
         assert_eq!(fetch(&sample, &plan, false).await.0.unwrap_err().code(), code);
-        Refusing::of(&mut sample, &[("packs/", says)]);
+        refuse(&mut sample, &[("packs/", says)]);
         let one = FetchPlan { packs: plan.packs[..1].to_vec() };
         assert_eq!(fetch(&sample, &one, false).await.0.unwrap_err().code(), code, "nothing was had at all");
     }
@@ -247,7 +144,7 @@ async fn an_older_snapshot_never_stands_in_for_one_that_is_refused() {
         for end in ["", SIGNATURE] {
             let (mut sample, ids) = three().await;
             let key = format!("snapshots/web/{}.json", ids[1]);
-            Refusing::of(&mut sample, &[(&format!("{key}{end}"), says)]);
+            refuse(&mut sample, &[(&format!("{key}{end}"), says)]);
             let listing = listing(&sample).await.unwrap();
             assert!(listing.problems.len() == 1 && listing.problems[0].unreachable, "{:?}", listing.problems);
             let pick = |which: &Which| choose(&listing, None, which).map(|s| s.id.to_string());
@@ -260,14 +157,14 @@ async fn an_older_snapshot_never_stands_in_for_one_that_is_refused() {
             assert_eq!(pick(&Which::Id(ids[1].clone())).unwrap_err().code(), ExitCode::Failed);
         }
         let (mut sample, ids) = three().await;
-        Refusing::of(&mut sample, &[(&ids[2], says)]);
+        refuse(&mut sample, &[(&ids[2], says)]);
         let one = listing(&sample).await.unwrap();
         assert_eq!(choose(&one, None, &Which::Latest).unwrap_err().code(), ExitCode::Failed);
-        Refusing::of(&mut sample, &[("snapshots/", says)]);
+        refuse(&mut sample, &[("snapshots/", says)]);
         assert!(listing(&sample).await.is_err(), "the store hands out none");
-        Refusing::of(&mut sample, &[(layout::DESCRIPTOR, says)]);
+        refuse(&mut sample, &[(layout::DESCRIPTOR, says)]);
         assert_eq!(listing(&sample).await.unwrap().accepted().count(), 3, "one unreadable object");
-        Refusing::of(&mut sample, &[("", says)]);
+        refuse(&mut sample, &[("", says)]);
         assert!(Repository::open(sample.store.clone(), &sample.pinned()).await.is_err());
     }
 }
