@@ -245,7 +245,7 @@ fn from_http(key: &str, store: &str, fault: &HttpFault) -> Failure {
         400 if matches!(code, "RequestTimeout" | "IncompleteBody" | "BadDigest" | "XAmzContentSHA256Mismatch") => {
             StoreError::Unavailable { key, detail }
         }
-        301 | 307 | 308 => StoreError::BadConfig {
+        301 | 302 | 303 | 307 | 308 => StoreError::BadConfig {
             detail: format!(
                 "{store} is served elsewhere ({detail}): AWS_REGION or AWS_ENDPOINT_URL names another region"
             ),

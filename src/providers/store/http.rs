@@ -6,6 +6,9 @@
 //! takes the names that would make `object_store` give up on all of it (`listing.rs`).
 //!
 //! Invariants:
+//! * No redirect is followed: a PUT that ends as a GET of some page would pass for stored, and signatures hold for one
+//!   host anyway.
+//! * A LIST that is answered with anything but a whole listing is a failure of the store, never an empty store.
 //! * `object_store` itself never retries (see [`no_inner_retries`]): `retry.rs` is the only place that does, so tries
 //!   do not multiply and each one is logged and counted.
 //! * Of a page of a LIST at most 64 MiB are read: the largest real ones have 10.
@@ -19,15 +22,16 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
-    ReqwestConnector,
 };
-use object_store::{ClientOptions, RetryConfig};
+use object_store::{ClientConfigKey, ClientOptions, RetryConfig};
 
 use super::listing;
 
 const MAX_ERROR_BODY: usize = 64 * 1024;
 const MAX_PAGE: usize = 64 * 1024 * 1024;
 const MAX_MESSAGE: usize = 200;
+/// What a success counts as that answers a LIST without a listing: a failure of the server.
+const NO_LISTING: u16 = 500;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Long enough for one pack of 32 MiB over a line of 1 Mbit/s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
@@ -35,7 +39,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
 /// An HTTP answer that is not the success that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HttpFault {
-    /// The status; 200 or 206 if the answer to a range request is not that range.
+    /// The status; 200 or 206 if the answer to a range request is not that range; [`NO_LISTING`].
     pub(super) status: u16,
     /// The store's own code (`SlowDown`), or empty.
     pub(super) code: String,
@@ -75,8 +79,22 @@ pub(super) struct Connector;
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let inner = ReqwestConnector::default().connect(options)?;
-        Ok(HttpClient::new(FaultReporter { inner }))
+        let option = |key| options.get_config_value(&key);
+        // Some clients of `object_store`'s own, for credentials, ask for shorter times.
+        let time = |key, otherwise| {
+            let given = option(key).and_then(|text| text.parse::<jiff::SignedDuration>().ok());
+            given.and_then(|time| time.try_into().ok()).unwrap_or(otherwise)
+        };
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("opsctl/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .http1_only()
+            .connect_timeout(time(ClientConfigKey::ConnectTimeout, CONNECT_TIMEOUT))
+            .timeout(time(ClientConfigKey::Timeout, REQUEST_TIMEOUT))
+            .https_only(option(ClientConfigKey::AllowHttp).as_deref() != Some("true"))
+            .build()
+            .map_err(|source| object_store::Error::Generic { store: "http", source: source.into() })?;
+        Ok(HttpClient::new(FaultReporter { inner: HttpClient::new(client) }))
     }
 }
 
@@ -134,6 +152,13 @@ async fn tolerable_page(response: HttpResponse, elements: (&str, &str)) -> Resul
             let fault = HttpFault { status: 400, code: String::new(), message };
             return Err(HttpError::new(HttpErrorKind::Unknown, fault));
         }
+    }
+    if !listing::is_whole(&page, elements) {
+        let text = String::from_utf8_lossy(&page[..page.len().min(MAX_ERROR_BODY)]);
+        let said = [field(&text, "code"), field(&text, "message")].join(" ");
+        let message = format!("a success that holds no listing {}", said.trim());
+        let fault = HttpFault { status: NO_LISTING, code: String::new(), message: message.trim().into() };
+        return Err(HttpError::new(HttpErrorKind::Unknown, fault));
     }
     let page = listing::tolerable(&page, elements).unwrap_or(page);
     Ok(HttpResponse::from_parts(parts, page.into()))

@@ -30,6 +30,13 @@ pub(super) fn elements(query: &str) -> Option<(&'static str, &'static str)> {
     })
 }
 
+/// Whether a page of a LIST is one, from its first tag to its last. `object_store` takes any XML for a listing, and finds no
+/// objects in a page that says `<Error>`.
+pub(super) fn is_whole(page: &[u8], (element, _): (&str, &str)) -> bool {
+    let root = if element == "Blob" { "EnumerationResults" } else { "ListBucketResult" };
+    find(page, format!("<{root}").as_bytes()).is_some() && find(page, format!("</{root}>").as_bytes()).is_some()
+}
+
 /// A page of a LIST without the objects whose names `object_store` cannot express. `None` if there are none.
 pub(super) fn tolerable(body: &[u8], (element, name): (&str, &str)) -> Option<Vec<u8>> {
     // No server of note writes names in this way, and then an end tag may be part of a name.

@@ -203,3 +203,36 @@ async fn what_is_too_large_is_not_taken() {
     assert_eq!(&store.get_at_most("k", 4).await.unwrap()[..], b"0123");
     assert_eq!(store.stats().bytes_received, 4);
 }
+
+/// A LIST that is answered with an error, with nothing, or with half a page must never look like an empty store.
+#[tokio::test]
+async fn what_is_no_listing_is_not_an_empty_store() {
+    let cut: &'static str = &LISTED[..LISTED.len() - 30];
+    for (body, detail) in
+        [(SLOW, "SlowDown"), ("", "no listing"), ("<html>Welcome</html>", "no listing"), (cut, "no listing")]
+    {
+        let (endpoint, log) = serve(&[("200 OK", body), ("200 OK", LISTED)]);
+        let store = open(&endpoint);
+        assert_eq!(store.list("").await.unwrap().len(), 1, "{body}");
+        assert_eq!((lines(&log).len(), store.stats().retries), (2, 1), "{body}");
+        let (endpoint, _) = serve(&[("200 OK", body); 4]);
+        let error = open(&endpoint).is_empty().await.unwrap_err();
+        assert!(error.is_transient() && error.to_string().contains(detail), "{body}: {error:?}");
+    }
+}
+
+/// A redirected PUT must never end as a GET of some page that is there.
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    let (elsewhere, visited) = serve(&[("200 OK", "")]);
+    for status in ["301 Moved Permanently", "302 Found", "303 See Other", "307 Temporary Redirect"] {
+        let answer: &'static str = format!("{status}\r\nlocation: {elsewhere}/page").leak();
+        let (endpoint, log) = serve(&[(answer, ""), (answer, "")]);
+        let store = open(&endpoint);
+        let error = store.create("k", PutPayload::from_static(b"1")).await.unwrap_err();
+        assert_eq!(crate::Error::from(error.clone()).code(), ExitCode::Usage, "{status}: {error:?}");
+        assert!(store.get("k").await.is_err(), "{status}");
+        assert_eq!(lines(&log), ["PUT /bucket/pre/k", "GET /bucket/pre/k"]);
+    }
+    assert_eq!(lines(&visited), [""; 0]);
+}
