@@ -104,6 +104,7 @@ pub fn snapshot(request: &SnapshotRequest<'_>) -> Result<Outcome> {
     opened.state.settle(&|key| opened.view.has_receipt(key))?;
     let gone = opened.state.last_receipt().filter(|key| !opened.view.has_receipt(key));
     let gone = gone.map(|key| format!("{key}, the last snapshot that this host took, is not in the store any more"));
+    let mut why = String::new();
     for _ in 0..PASSES {
         let stored = Stored::default();
         let index = ChunkIndex::new(request.max_rekey);
@@ -125,12 +126,15 @@ pub fn snapshot(request: &SnapshotRequest<'_>) -> Result<Outcome> {
             progress: request.progress,
         };
         let (built, findings) = pass.run()?;
-        if opened.look_again(request, &built)? {
+        store_pack_list(request, &opened, &built)?;
+        if let Some(reason) = opened.look_again(request, &built)? {
+            tracing::warn!("{reason}; starting again");
+            why = reason;
             continue;
         }
         let (receipt, end) = receipt(request, &opened, started_at, &built, &findings, &stored)?;
         let stepped_back = end.check_skew()?;
-        let (id, said) = commit(request, &opened, &built, &receipt, end)?;
+        let (id, said) = commit(request, &opened, &receipt, end)?;
         let unlisted = findings.unlisted();
         let more = (unlisted > 0).then(|| format!("{unlisted} more problems are not listed"));
         return Ok(Outcome {
@@ -152,8 +156,9 @@ pub fn snapshot(request: &SnapshotRequest<'_>) -> Result<Outcome> {
                 .collect(),
         });
     }
-    Err(Error::new(ExitCode::Failed, "the store kept changing under the snapshot: packs went or keys came each time")
-        .hint("find out who changes this store; nothing was committed"))
+    Err(Error::new(ExitCode::Failed, format!("the store kept changing under the snapshot: {why}")).hint(
+        "nothing was committed; find out who changes this store, or whether its listings lag behind, then run it again",
+    ))
 }
 
 /// Has the file system write out what is dirty, and says since when changes show (see [`crate::state::Local`]).
@@ -213,23 +218,22 @@ impl Opened {
         self.state.load(index, &reuse, request.cancel)
     }
 
-    /// Looks at the store once more before the commit. True if the pass must be made again.
-    fn look_again(&mut self, request: &SnapshotRequest<'_>, built: &Built) -> Result<bool> {
+    /// Looks at the store once more before the commit: everything that the receipt will lead to must be there. Says why
+    /// the pass must be made again, if it must.
+    fn look_again(&mut self, request: &SnapshotRequest<'_>, built: &Built) -> Result<Option<String>> {
         let before = std::mem::replace(
             &mut self.view,
             list(request).context(|| "listing the store before the commit".to_owned())?,
         );
         if before.keys != self.view.keys {
-            tracing::warn!("the keys of the store changed during the run; starting again");
             self.keys = establish(request, &self.view)?;
             self.keys.refuse_older(self.state.keys_seq())?;
-            return Ok(true);
+            return Ok(Some("the keys of the store changed during the run".to_owned()));
         }
-        if let Some(gone) = built.packs.iter().find(|line| !self.view.has_pack(line)) {
-            tracing::warn!("{} was removed from the store during the run; starting again", layout::pack(gone.pack));
-            return Ok(true);
-        }
-        Ok(false)
+        let pack = built.packs.iter().find(|line| !self.view.has_pack(line)).map(|line| layout::pack(line.pack));
+        let (name, lines) = &built.pack_list;
+        let list = Some(layout::pack_list(*name)).filter(|key| !self.view.has_pack_list(key, lines.len()));
+        Ok(pack.or(list).map(|key| format!("{key} was stored, and the store does not list it any more")))
     }
 }
 
@@ -280,35 +284,37 @@ fn receipt(
     Ok((receipt, end))
 }
 
-/// Pack list, signature, receipt, in this order; then the state follows. Returns what is worth saying of
-/// clocks, and a warning if the state did not follow.
+/// Stores the pack list, unless the store has it.
+fn store_pack_list(request: &SnapshotRequest<'_>, opened: &Opened, built: &Built) -> Result<()> {
+    let (name, lines) = &built.pack_list;
+    let key = layout::pack_list(*name);
+    if opened.view.has_pack_list(&key, lines.len()) { Ok(()) } else { put(request, &key, lines.clone()) }
+}
+
+fn put(request: &SnapshotRequest<'_>, key: &str, bytes: Vec<u8>) -> Result<()> {
+    let stored = request.store.create(key, PutPayload::from(bytes));
+    request.runtime.block_on(request.cancel.guard(stored)).map(|_| ()).context(|| format!("storing {key}"))
+}
+
+/// Signature, then receipt; then the state follows. Returns what is worth saying of clocks, and a warning if the state
+/// did not follow.
 fn commit(
     request: &SnapshotRequest<'_>,
     opened: &Opened,
-    built: &Built,
     receipt: &Receipt,
     end: EndTime,
 ) -> Result<(SnapshotId, Vec<String>)> {
-    let put = |key: &str, bytes: Vec<u8>| -> Result<()> {
-        let stored = request.store.create(key, PutPayload::from(bytes));
-        request.runtime.block_on(request.cancel.guard(stored)).map(|_| ()).context(|| format!("storing {key}"))
-    };
-    let (name, lines) = &built.pack_list;
-    let list_key = layout::pack_list(*name);
-    if !opened.view.has_pack_list(&list_key, lines.len() as u64) {
-        put(&list_key, lines.clone())?;
-    }
     let (id, bytes) = receipt.write()?;
     let key = layout::receipt(&receipt.source, &id);
     let signature = request.signing_key.sign(&bytes, &format!("opsctl {key}"))?;
     opened.keys.seq.map_or(Ok(()), |seq| opened.state.save_keys_seq(seq))?;
     opened.state.save_receipt(&key, &bytes)?;
     let signature_key = format!("{key}{}", layout::SIGNATURE);
-    put(&signature_key, signature.into_bytes())?;
+    put(request, &signature_key, signature.into_bytes())?;
     // The time that the store gave the signature is the one that it will give the receipt.
     let listed = request.runtime.block_on(request.cancel.guard(request.store.listed(&signature_key)))?;
     let clocks = listed.map(|object| end.check_store_time((request.clock)(), object.modified)).transpose()?.flatten();
-    put(&key, bytes)?;
+    put(request, &key, bytes)?;
     // Committed, whatever happens to the state: it is settled by the next run.
     let unsaved = opened.state.adopt().err().map(|e| format!("the state was not saved: {}", e.full_message()));
     Ok((id, clocks.into_iter().chain(unsaved).collect()))

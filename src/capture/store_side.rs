@@ -4,7 +4,7 @@
 //! readers ─chunks→ Encoder ─frames→ packer ─packs→ uploaders ─→ store, then `pending`
 //! ```
 //! Invariants: every queue is bounded, so memory is packs in flight plus a few frames; a chunk's
-//! place is known only once its pack is closed; a pack is in `pending` only once the store has it.
+//! place is known only once its pack is closed; a pack is in `pending` before it is sent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -216,8 +216,9 @@ pub fn upload_packs(
     for closed in packs {
         let key = layout::pack(closed.line.pack);
         let body = PutPayload::from_iter(closed.pack.body);
-        runtime.block_on(stop.guard(store.create(&key, body))).context(|| format!("storing {key}"))?;
+        // Before it is sent: if the answer is lost with this process, the next run finds the pack in its LIST and uses it.
         pending.record(closed.line, closed.frames)?;
+        runtime.block_on(stop.guard(store.create(&key, body))).context(|| format!("storing {key}"))?;
         stored.packs.fetch_add(1, Ordering::Relaxed);
         stored.bytes.fetch_add(closed.line.size, Ordering::Relaxed);
     }

@@ -79,8 +79,8 @@ impl StoreView {
 
     /// True if a pack list is there, whole as far as its size tells.
     #[must_use]
-    pub fn has_pack_list(&self, key: &str, size: u64) -> bool {
-        self.pack_lists.get(key) == Some(&size)
+    pub fn has_pack_list(&self, key: &str, size: usize) -> bool {
+        self.pack_lists.get(key) == Some(&(size as u64))
     }
 
     /// True if the receipt with this object name is there.

@@ -69,6 +69,10 @@ pub struct Report {
     pub objects: u64,
     /// Bytes downloaded.
     pub bytes: u64,
+    /// Requests sent to the store since it was opened, retries included.
+    pub requests: u64,
+    /// How many of them were retries.
+    pub retries: u64,
     /// Everything that is damaged, missing or not to be believed, by name.
     pub damaged: Vec<Damaged>,
     /// What is odd, but is no damage.
@@ -103,7 +107,7 @@ pub async fn check(
     if options.level == Level::List && options.subset.is_some() {
         return Err(Error::usage("--subset needs --level hash or decrypt: level list reads no packs"));
     }
-    let before = repository.store().stats().bytes_received;
+    let received_before = repository.store().stats().bytes_received;
     let mut findings = Findings::default();
     let inventory = cancel.guard(Inventory::take(repository, listing, &options.snapshots, &mut findings)).await?;
 
@@ -133,8 +137,17 @@ pub async fn check(
         }
     }
 
-    let bytes = repository.store().stats().bytes_received - before;
+    let after = repository.store().stats();
     let (damaged, warnings) = findings.into_parts();
     let snapshots = inventory.snapshots.len() as u64;
-    Ok(Report { level: options.level, snapshots, objects: inventory.objects, bytes, damaged, warnings })
+    Ok(Report {
+        level: options.level,
+        snapshots,
+        objects: inventory.objects,
+        bytes: after.bytes_received - received_before,
+        requests: after.requests,
+        retries: after.retries,
+        damaged,
+        warnings,
+    })
 }

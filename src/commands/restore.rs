@@ -73,8 +73,10 @@ pub struct RestoreReport {
     pub bytes_written: u64,
     /// Bytes received from the store, manifest and keys included.
     pub bytes_fetched: u64,
-    /// Requests sent to the store.
+    /// Requests sent to the store, retries included.
     pub requests: u64,
+    /// How many of them were retries.
+    pub retries: u64,
     /// Seconds from start to finish: the measured recovery time.
     pub rto_seconds: f64,
     /// Seconds between the snapshot's end and --at, or now: the window of lost work.
@@ -167,6 +169,7 @@ pub(super) fn run(args: &RestoreArgs, session: &Session<'_>, out: &mut Output) -
         bytes_written: restored.bytes_written,
         bytes_fetched: traffic.bytes_received,
         requests: traffic.requests,
+        retries: traffic.retries,
         rto_seconds: started.elapsed().as_secs_f64(),
         rpo_seconds,
         warnings: warnings.into_iter().chain(result_warnings(&restored)).collect(),

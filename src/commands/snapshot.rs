@@ -14,7 +14,8 @@ use crate::archive::signature::SigningKey;
 use crate::capture::{self, HostConfig, Outcome, Plan, ProblemKind, SnapshotRequest, WalkOptions};
 use crate::config::args::{RecipientArgs, SigningKeyArgs, SnapshotTuningArgs};
 use crate::filter::Patterns;
-use crate::providers::{service, store::Store};
+use crate::providers::service;
+use crate::providers::store::{Store, StoreStats};
 use crate::state::index::Rekey;
 use crate::ui::{self, Output};
 use crate::{Context as _, Error, ExitCode, Result};
@@ -83,6 +84,10 @@ pub struct SnapshotReport {
     pub unchanged: u64,
     /// What was done about content in packs of earlier recipients; null if there is none.
     pub rekey: Option<RekeyReport>,
+    /// Requests sent to the store, retries included.
+    pub requests: u64,
+    /// How many of them were retries.
+    pub retries: u64,
     /// Seconds from start to commit.
     pub duration_seconds: f64,
     /// Files that are missing, were changing or vanished, and anything else worth saying.
@@ -211,7 +216,7 @@ pub(super) fn run(args: &SnapshotArgs, session: &Session<'_>, out: &mut Output) 
     }
     let outcome = capture::snapshot(&request);
     bar.finish();
-    let report = report(outcome?, max_rekey, started.elapsed().as_secs_f64());
+    let report = report(outcome?, max_rekey, store.stats(), started.elapsed().as_secs_f64());
     for warning in &report.warnings {
         ui::warn(warning);
     }
@@ -272,7 +277,7 @@ fn versions(args: &SnapshotArgs, session: &Session<'_>) -> Result<Option<BTreeMa
     }
 }
 
-fn report(outcome: Outcome, max_rekey: Option<u64>, duration_seconds: f64) -> SnapshotReport {
+fn report(outcome: Outcome, max_rekey: Option<u64>, traffic: StoreStats, duration_seconds: f64) -> SnapshotReport {
     let mut warnings = outcome.warnings;
     warnings.extend(outcome.problems.iter().map(|problem| {
         let path = ui::display_path(problem.path.as_bytes());
@@ -293,6 +298,8 @@ fn report(outcome: Outcome, max_rekey: Option<u64>, duration_seconds: f64) -> Sn
         chunks_reused: outcome.chunks_reused,
         unchanged: outcome.unchanged,
         rekey: RekeyReport::new(outcome.rekey, max_rekey),
+        requests: traffic.requests,
+        retries: traffic.retries,
         duration_seconds,
         warnings,
     }

@@ -2,7 +2,7 @@
 //!
 //! Files below `<state-dir>/<store id>/<source>/`:
 //! `tree` the last committed manifest with local columns; `tree.next` and `receipt.next` a commit under
-//! way; `pending` packs that were stored since; `draft` the walk under way; `receipt` and `keys` the last receipt and
+//! way; `pending` packs that were sent since; `draft` the walk under way; `receipt` and `keys` the last receipt and
 //! the number of the keys object that it went by.
 //!
 //! Invariants:
@@ -160,7 +160,7 @@ pub struct SourceState {
     _open: Arc<OwnedFd>,
 }
 
-/// One line of `pending`: a pack that was stored, and what is in it.
+/// One line of `pending`: a pack that was sent, and what is in it.
 #[derive(Serialize, Deserialize)]
 struct PendingLine {
     pack: PackLine,
@@ -172,7 +172,7 @@ impl SourceState {
         self.dir.join(name)
     }
 
-    /// Loads the last tree and the packs stored since. `reuse` says of a pack whether it may be referred to.
+    /// Loads the last tree and the packs sent since. `reuse` says of a pack whether it may be referred to.
     ///
     /// # Errors
     /// Only [`Error::interrupted`].
@@ -266,7 +266,7 @@ impl SourceState {
         Ok(())
     }
 
-    /// Opens the list of packs stored since the last commit.
+    /// Opens the list of packs sent since the last commit.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -401,12 +401,12 @@ fn add_extents(index: &ChunkIndex, extents: &[Extent]) {
     }
 }
 
-/// The list of packs stored since the last commit.
+/// The list of packs sent since the last commit.
 #[derive(Debug)]
 pub struct Pending(Mutex<File>);
 
 impl Pending {
-    /// Records a stored pack.
+    /// Records a pack that is about to be sent.
     ///
     /// # Errors
     /// When it cannot be written.
