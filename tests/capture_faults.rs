@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use cycle::Worker;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
-use stub_store::{Puts, Server, StubStore};
+use stub_store::{Puts, Reply, Server, StubStore};
 use support::opsctl::{Bench, Done, Guarded, chmod, files_below, noise, rest, run, traced, url};
 use support::tree::assert_same_tree;
 use support::{signal, wait_for};
@@ -468,10 +468,10 @@ fn a_planted_state_directory_is_refused() {
 #[test]
 fn the_versions_of_the_service_stand_in_the_receipt() {
     let bench = Bench::new();
-    let service = Server::start(|method, target| {
-        assert_eq!((method, target), ("GET", "/health"));
+    let service = Server::start(|request, _| {
+        assert_eq!((request.method.as_str(), request.target.as_str()), ("GET", "/health"));
         let body = br#"{"ok":true,"version":"0.18.1","opencodeVersion":"1.17.11"}"#;
-        Some(("200 OK\r\nContent-Type: application/json".to_owned(), body.to_vec()))
+        Reply::Send("200 OK\r\nContent-Type: application/json".to_owned(), body.to_vec())
     });
     let show = |snapshot: &Done| {
         let mut command = bench.command();

@@ -130,19 +130,19 @@ impl Rule {
 
     /// Is answered with yes, and nothing is kept.
     #[must_use]
-    pub fn is_forgotten(self) -> Self {
+    pub fn keeps_nothing(self) -> Self {
         self.with(Fault::Forgotten)
     }
 
     /// Takes effect, and is missing from the next `lists` LISTs.
     #[must_use]
-    pub fn is_unlisted_for(self, lists: usize) -> Self {
+    pub fn stays_unlisted_for(self, lists: usize) -> Self {
         self.with(Fault::Unlisted(Some(lists)))
     }
 
     /// Takes effect, and is missing from LISTs until [`Faulty::release`].
     #[must_use]
-    pub fn is_unlisted(self) -> Self {
+    pub fn stays_unlisted(self) -> Self {
         self.with(Fault::Unlisted(None))
     }
 

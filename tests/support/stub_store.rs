@@ -1,38 +1,112 @@
-//! A loopback server that speaks as much S3 as a backup host needs: it lists and reads a store in a folder, and takes no pack.
+//! A small S3 on loopback: LIST, GET with ranges and create-only PUT over a store in a folder, and whatever a test wants to go wrong
+//! on the way, down to killing the client at a certain request.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this module")]
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test helper fails by panicking")]
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::process::Child;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::opsctl::files_below;
 use crate::support::wait_for;
 
-/// What becomes of a PUT of a pack.
-#[derive(Clone, Copy, Debug)]
-pub enum Puts {
-    /// 403, once [`StubStore::refuse`] was called.
-    Refused,
-    /// The request is read to its end and never answered.
-    Unanswered,
+/// Where the objects are said to be.
+const BUCKET: &str = "/stub/p/";
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The first lines of a request.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: String,
+    pub target: String,
+    /// By their names in lower case.
+    pub headers: BTreeMap<String, String>,
 }
 
-/// Answers requests with `answer(method, target)` until it goes out of scope.
+impl Request {
+    pub fn is_list(&self) -> bool {
+        self.target.contains("list-type=2")
+    }
+
+    /// `LIST FOLDER`, `GET KEY` or `PUT KEY`.
+    pub fn name(&self) -> String {
+        if self.is_list() {
+            return format!("LIST {}", self.query("prefix").strip_prefix("p/").unwrap_or_default());
+        }
+        format!("{} {}", self.method, self.target.strip_prefix(BUCKET).unwrap_or(&self.target))
+    }
+
+    fn query(&self, name: &str) -> String {
+        let query = self.target.split_once('?').map_or("", |(_, query)| query);
+        let value = query.split('&').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+        value.unwrap_or_default().replace("%2F", "/")
+    }
+
+    fn length(&self) -> u64 {
+        self.headers.get("content-length").map_or(0, |value| value.parse().expect("a length"))
+    }
+}
+
+/// An answer as it goes over the wire.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// Status line with headers, and the body. The length is announced.
+    Send(String, Vec<u8>),
+    /// The same, but the connection is closed after so many bytes of the body.
+    Cut(String, Vec<u8>, usize),
+    /// The same, but the body comes in pieces of this size, each when the gate lets one through.
+    Drip(String, Vec<u8>, usize, Gate),
+    /// Nothing, until the client gives up.
+    Never,
+    /// Nothing; the connection is closed.
+    HangUp,
+}
+
+/// An answer of a store that does not do what it is asked.
+pub fn error(status: &str, code: &str) -> Reply {
+    let body = format!("<Error><Code>{code}</Code><Message>stub</Message></Error>");
+    Reply::Send(format!("{status}\r\nContent-Type: application/xml"), body.into_bytes())
+}
+
+/// Lets so many pieces through, and waits with the next.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Arc<(Mutex<usize>, Condvar)>);
+
+impl Gate {
+    pub fn open(&self, pieces: usize) {
+        *self.0.0.lock().unwrap() += pieces;
+        self.0.1.notify_all();
+    }
+
+    /// Waits for a permit; false if none came in a time that no test takes.
+    fn pass(&self) -> bool {
+        let wait = self.0.1.wait_timeout_while(self.0.0.lock().unwrap(), PATIENCE, |left| *left == 0);
+        let (mut left, timeout) = wait.unwrap();
+        *left = left.saturating_sub(1);
+        !timeout.timed_out()
+    }
+}
+
+/// Answers requests with `answer` until it goes out of scope. The answer may read the body before it decides; what it leaves is read
+/// after it.
 pub struct Server {
     pub port: u16,
     over: Arc<AtomicBool>,
 }
 
-/// Status line and headers, and the body; `None` leaves the request without an answer.
-pub type Answer = Option<(String, Vec<u8>)>;
+/// A request's body, as far as it has not been read yet.
+pub type Body<'r> = dyn std::io::Read + 'r;
 
 impl Server {
-    pub fn start(answer: impl Fn(&str, &str) -> Answer + Send + Sync + 'static) -> Self {
+    pub fn start(answer: impl Fn(&Request, &mut Body<'_>) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("bind a loopback port");
         let port = listener.local_addr().expect("a bound port").port();
         let over = Arc::new(AtomicBool::new(false));
@@ -60,7 +134,8 @@ impl Drop for Server {
 }
 
 /// One connection, request after request; `None` at its end.
-fn serve(stream: &TcpStream, answer: &dyn Fn(&str, &str) -> Answer) -> Option<()> {
+fn serve(stream: &TcpStream, answer: &dyn Fn(&Request, &mut Body<'_>) -> Reply) -> Option<()> {
+    let _ = stream.set_nodelay(true);
     let mut reader = BufReader::new(stream);
     let mut writer = stream;
     loop {
@@ -68,63 +143,160 @@ fn serve(stream: &TcpStream, answer: &dyn Fn(&str, &str) -> Answer) -> Option<()
         reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
         let mut words = line.split_whitespace();
         let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
-        let mut length = 0;
+        let mut headers = BTreeMap::new();
         loop {
             let mut header = String::new();
             reader.read_line(&mut header).ok().filter(|read| *read > 0)?;
             let Some((name, value)) = header.trim().split_once(':') else { break };
-            if name.eq_ignore_ascii_case("content-length") {
-                length = value.trim().parse().expect("a length");
-            }
+            headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
         }
-        std::io::copy(&mut reader.by_ref().take(length), &mut std::io::sink()).ok()?;
-        let Some((head, body)) = answer(&method, &target) else {
-            // Until the client gives up.
-            return std::io::copy(&mut reader, &mut std::io::sink()).ok().map(|_| ());
-        };
-        write!(writer, "HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n", body.len()).ok()?;
-        if method != "HEAD" {
-            writer.write_all(&body).ok()?;
+        let request = Request { method, target, headers };
+        let mut body = reader.by_ref().take(request.length());
+        let reply = answer(&request, &mut body);
+        std::io::copy(&mut body, &mut std::io::sink()).ok()?;
+        let head = |head: &str, length: usize| format!("HTTP/1.1 {head}\r\nContent-Length: {length}\r\n\r\n");
+        match reply {
+            Reply::Send(first, bytes) => {
+                writer.write_all(head(&first, bytes.len()).as_bytes()).ok()?;
+                writer.write_all(&bytes).ok()?;
+            }
+            Reply::Cut(first, bytes, at) => {
+                writer.write_all(head(&first, bytes.len()).as_bytes()).ok()?;
+                writer.write_all(&bytes[..at.min(bytes.len())]).ok()?;
+                return stream.shutdown(Shutdown::Both).ok();
+            }
+            Reply::Drip(first, bytes, size, gate) => {
+                writer.write_all(head(&first, bytes.len()).as_bytes()).ok()?;
+                for piece in bytes.chunks(size) {
+                    gate.pass().then(|| writer.write_all(piece).ok())??;
+                }
+            }
+            Reply::Never => return std::io::copy(&mut reader, &mut std::io::sink()).ok().map(|_| ()),
+            Reply::HangUp => return stream.shutdown(Shutdown::Both).ok(),
         }
     }
+}
+
+/// What becomes of one request.
+pub enum Turn {
+    /// It is served as it should be.
+    Serve,
+    /// It has no effect and gets this answer.
+    Instead(Reply),
+    /// The same, once it was sent completely.
+    InsteadBy(Box<dyn Fn() -> Reply>),
+    /// It has its effect and gets this answer.
+    Then(Reply),
+    /// It is served, and the answer is changed on its way.
+    Change(Box<dyn Fn(Reply) -> Reply>),
+    /// The client is killed when it has sent so many bytes of the body, and the request has no effect.
+    KillAt(u64),
+    /// The client is killed when it has sent everything; whether it has its effect.
+    Kill(bool),
+}
+
+/// What becomes of a PUT of a pack.
+#[derive(Clone, Copy, Debug)]
+pub enum Puts {
+    /// 403, once [`StubStore::refuse`] was called.
+    Refused,
+    /// The request is read to its end and never answered.
+    Unanswered,
 }
 
 /// The store.
 pub struct StubStore {
     server: Server,
-    /// Packs that were sent completely.
+    /// PUTs that were sent completely.
     pub sent: Arc<AtomicUsize>,
     told: Arc<AtomicBool>,
+    seen: Arc<Mutex<Vec<String>>>,
+    /// The process to kill; 0 until it is known.
+    victim: Arc<AtomicI32>,
 }
 
 impl StubStore {
-    /// Serves the store in `folder`.
+    /// Serves the store in `folder`, and takes no pack.
     pub fn serve(folder: &Path, puts: Puts) -> Self {
-        let (folder, sent) = (folder.to_owned(), Arc::new(AtomicUsize::new(0)));
         let told = Arc::new(AtomicBool::new(false));
-        let (count, answers) = (sent.clone(), told.clone());
-        let server = Server::start(move |method, target| {
-            if method == "PUT" {
-                assert!(target.starts_with("/stub/p/packs/"), "{target} before any pack is stored");
-                count.fetch_add(1, Ordering::SeqCst);
-                return match puts {
-                    Puts::Refused => {
-                        wait_for("the word to refuse", Duration::from_secs(120), || {
-                            answers.load(Ordering::SeqCst).then_some(())
-                        });
-                        Some(error("403 Forbidden", "AccessDenied"))
-                    }
-                    Puts::Unanswered => None,
-                };
+        let answers = told.clone();
+        let refuse = move |request: &Request, _| match puts {
+            _ if request.method != "PUT" => Turn::Serve,
+            Puts::Unanswered => Turn::Instead(Reply::Never),
+            Puts::Refused => {
+                assert!(request.target.starts_with("/stub/p/packs/"), "{} before any pack is stored", request.target);
+                let told = answers.clone();
+                Turn::InsteadBy(Box::new(move || {
+                    wait_for("the word to refuse", PATIENCE, || told.load(Ordering::SeqCst).then_some(()));
+                    error("403 Forbidden", "AccessDenied")
+                }))
             }
-            Some(read(&folder, target))
+        };
+        let mut store = Self::with(folder, refuse);
+        store.told = told;
+        store
+    }
+
+    /// Serves the store in `folder`. `turn` says what becomes of each request, given its number from 1.
+    pub fn with(folder: &Path, turn: impl Fn(&Request, usize) -> Turn + Send + Sync + 'static) -> Self {
+        let (sent, seen, victim) =
+            (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicI32::new(0)));
+        let store = Folder { folder: folder.to_owned(), writes: Mutex::new(()) };
+        let (count, names, pid) = (sent.clone(), seen.clone(), victim.clone());
+        let server = Server::start(move |request, body| {
+            let number = {
+                let mut names = names.lock().unwrap();
+                names.push(request.name());
+                names.len()
+            };
+            let turn = turn(request, number);
+            let part = if let Turn::KillAt(bytes) = turn { bytes.min(request.length()) } else { request.length() };
+            let mut bytes = vec![0; usize::try_from(part).expect("fits")];
+            if body.read_exact(&mut bytes).is_err() {
+                return Reply::HangUp;
+            }
+            if part == request.length() && request.method == "PUT" {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+            match turn {
+                Turn::Serve => store.answer(request, &bytes),
+                Turn::Instead(reply) => reply,
+                Turn::InsteadBy(reply) => reply(),
+                Turn::Then(reply) => {
+                    store.answer(request, &bytes);
+                    reply
+                }
+                Turn::Change(change) => change(store.answer(request, &bytes)),
+                Turn::KillAt(_) => kill(&pid),
+                Turn::Kill(with_effect) => {
+                    if with_effect {
+                        store.answer(request, &bytes);
+                    }
+                    kill(&pid)
+                }
+            }
         });
-        Self { server, sent, told }
+        Self { server, sent, told: Arc::default(), seen, victim }
     }
 
     /// Answers what was sent and what will be.
     pub fn refuse(&self) {
         self.told.store(true, Ordering::SeqCst);
+    }
+
+    /// Names the process that [`Turn::Kill`] kills.
+    pub fn aim(&self, child: &Child) {
+        self.victim.store(i32::try_from(child.id()).expect("a pid"), Ordering::SeqCst);
+    }
+
+    /// The requests so far, as [`Request::name`] has them.
+    pub fn seen(&self) -> Vec<String> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// How many requests began with this.
+    pub fn count(&self, start: &str) -> usize {
+        self.seen().iter().filter(|name| name.starts_with(start)).count()
     }
 
     /// The variables that point the program here.
@@ -140,33 +312,78 @@ impl StubStore {
     }
 }
 
-fn error(status: &str, code: &str) -> (String, Vec<u8>) {
-    let body = format!("<Error><Code>{code}</Code><Message>stub</Message></Error>");
-    (format!("{status}\r\nContent-Type: application/xml"), body.into_bytes())
+/// Kills the client, which the test has started and does not reap before it is dead.
+fn kill(pid: &AtomicI32) -> Reply {
+    let pid = wait_for("the process to be known", PATIENCE, || Pid::from_raw(pid.load(Ordering::SeqCst)));
+    let _ = kill_process(pid, Signal::KILL);
+    Reply::Never
 }
 
-/// LIST and GET.
-fn read(folder: &Path, target: &str) -> (String, Vec<u8>) {
-    if target.contains("list-type=2") {
-        return ("200 OK\r\nContent-Type: application/xml".to_owned(), list(folder).into_bytes());
+/// A store in a folder.
+struct Folder {
+    folder: PathBuf,
+    /// A PUT looks whether its name is free, then takes it.
+    writes: Mutex<()>,
+}
+
+impl Folder {
+    fn answer(&self, request: &Request, body: &[u8]) -> Reply {
+        if request.is_list() {
+            let text = self.list(&request.query("prefix"), &request.query("start-after"));
+            return Reply::Send("200 OK\r\nContent-Type: application/xml".to_owned(), text.into_bytes());
+        }
+        let name = request.target.strip_prefix(BUCKET).expect("an object of the store");
+        let path = self.folder.join(name);
+        match request.method.as_str() {
+            "PUT" => self.put(&path, request.headers.contains_key("if-none-match"), body),
+            _ => get(&path, request.headers.get("range").map(String::as_str)),
+        }
     }
-    let name: PathBuf = folder.join(target.strip_prefix("/stub/p/").expect("an object of the store"));
-    match std::fs::read(name) {
-        Ok(bytes) => ("200 OK\r\nETag: \"e\"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT".to_owned(), bytes),
-        Err(_) => error("404 Not Found", "NoSuchKey"),
+
+    fn put(&self, path: &Path, create_only: bool, body: &[u8]) -> Reply {
+        let _alone = self.writes.lock().unwrap();
+        if create_only && path.exists() {
+            return error("412 Precondition Failed", "PreconditionFailed");
+        }
+        std::fs::create_dir_all(path.parent().expect("a key has a folder")).expect("make a folder");
+        // A name of this kind is half written and is not listed.
+        let next = path.with_extension("part#1");
+        std::fs::write(&next, body).and_then(|()| std::fs::rename(&next, path)).expect("store an object");
+        Reply::Send("200 OK\r\nETag: \"e\"".to_owned(), Vec::new())
+    }
+
+    fn list(&self, prefix: &str, after: &str) -> String {
+        let mut found = BTreeMap::new();
+        for file in files_below(&self.folder) {
+            let name = format!("p/{}", file.strip_prefix(&self.folder).unwrap().to_str().unwrap());
+            if name.starts_with(prefix) && name.as_str() > after && !name.contains('#') {
+                found.insert(name, file);
+            }
+        }
+        let mut text = "<ListBucketResult><Name>stub</Name><IsTruncated>false</IsTruncated>".to_owned();
+        for (name, file) in found {
+            let Ok(metadata) = file.metadata() else { continue };
+            let time = jiff::Timestamp::try_from(metadata.modified().unwrap()).unwrap();
+            let size = metadata.len();
+            let _ = write!(
+                text,
+                "<Contents><Key>{name}</Key><LastModified>{time:.3}</LastModified><ETag>\"e\"</ETag><Size>{size}</Size></Contents>"
+            );
+        }
+        text + "</ListBucketResult>"
     }
 }
 
-fn list(folder: &Path) -> String {
-    let mut text = "<ListBucketResult><Name>stub</Name><IsTruncated>false</IsTruncated>".to_owned();
-    for file in files_below(folder) {
-        let name = file.strip_prefix(folder).unwrap().to_str().unwrap();
-        let size = file.metadata().unwrap().len();
-        let time = "2026-01-01T00:00:00.000Z";
-        let _ = write!(
-            text,
-            "<Contents><Key>p/{name}</Key><LastModified>{time}</LastModified><ETag>\"e\"</ETag><Size>{size}</Size></Contents>"
-        );
+fn get(path: &Path, range: Option<&str>) -> Reply {
+    let Ok(bytes) = std::fs::read(path) else { return error("404 Not Found", "NoSuchKey") };
+    let facts = "ETag: \"e\"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT";
+    let Some(range) = range else { return Reply::Send(format!("200 OK\r\n{facts}"), bytes) };
+    let (from, to) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).expect("a range");
+    let (from, to): (usize, usize) = (from.parse().expect("a number"), to.parse().expect("a number"));
+    if from >= bytes.len() {
+        return error("416 Range Not Satisfiable", "InvalidRange");
     }
-    text + "</ListBucketResult>"
+    let to = to.min(bytes.len() - 1);
+    let head = format!("206 Partial Content\r\nContent-Range: bytes {from}-{to}/{}\r\n{facts}", bytes.len());
+    Reply::Send(head, bytes[from..=to].to_vec())
 }
