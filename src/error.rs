@@ -93,11 +93,12 @@ impl Error {
 
 impl From<std::io::Error> for Error {
     fn from(source: std::io::Error) -> Self {
-        let code = match source.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ExitCode::NoSpace,
-            _ => ExitCode::Failed,
-        };
-        Self::new(code, source.to_string())
+        match source.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Self::new(ExitCode::NoSpace, source.to_string()).hint("free space, then run the same command again")
+            }
+            _ => Self::new(ExitCode::Failed, source.to_string()),
+        }
     }
 }
 

@@ -90,15 +90,11 @@ impl From<FormatError> for crate::Error {
     fn from(error: FormatError) -> Self {
         let hint = match &error {
             FormatError::Version { .. } | FormatError::Requires { .. } => {
-                Some("it was written by a newer opsctl: use that version to read it")
+                "it was written by a newer opsctl: use that version to read it"
             }
-            _ => None,
+            _ => "it is damaged, or not what it is called: `opsctl check` lists all that is",
         };
-        let built = Self::integrity(error.to_string());
-        match hint {
-            Some(hint) => built.hint(hint),
-            None => built,
-        }
+        Self::integrity(error.to_string()).hint(hint)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::archive::entry::{Entry, Kind, MAX_INLINE_EXTENTS};
 use crate::archive::hash::Hash;
 use crate::archive::path::EntryPath;
 use crate::archive::receipt::Counts;
-use crate::state::{Local, SavedLine};
+use crate::state::{Local, SavedLine, StateFile};
 use crate::{Error, Result};
 
 /// Problems of one kind beyond this number are counted, not listed.
@@ -105,7 +105,7 @@ pub fn link_group((device, inode): (u64, u64), content: Hash) -> String {
 
 /// Writes the draft.
 pub struct Collector<'a> {
-    out: BufWriter<File>,
+    out: BufWriter<StateFile>,
     findings: Findings,
     /// Files with several names, by inode, until their last name has come.
     links: HashMap<(u64, u64), Linked>,
@@ -115,7 +115,7 @@ pub struct Collector<'a> {
 impl<'a> Collector<'a> {
     /// Collects into `file`.
     #[must_use]
-    pub fn new(file: File, stop: &'a Stop) -> Self {
+    pub fn new(file: StateFile, stop: &'a Stop) -> Self {
         let out = BufWriter::with_capacity(1 << 20, file);
         Self { out, findings: Findings::default(), links: HashMap::new(), stop }
     }
@@ -252,7 +252,7 @@ impl<'a> Collector<'a> {
     /// When the draft cannot be written.
     pub fn finish(self) -> Result<(File, Findings)> {
         use std::io::Seek as _;
-        let mut file = self.out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+        let mut file = self.out.into_inner().map_err(std::io::IntoInnerError::into_error)?.into_file();
         file.rewind()?;
         Ok((file, self.findings))
     }

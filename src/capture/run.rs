@@ -20,7 +20,7 @@ use crate::cancel::Cancel;
 use crate::progress::Progress;
 use crate::providers::store::Store;
 use crate::state::index::ChunkIndex;
-use crate::state::{Pending, Previous, SavedLine, SourceState, TreeWriter};
+use crate::state::{Pending, Previous, SavedLine, SourceState, StateFile, TreeWriter};
 use crate::{Error, Result};
 
 /// Items between the walk and the collector: how far the walk may run ahead of a large file.
@@ -72,7 +72,13 @@ impl Pass<'_> {
         built.ok_or_else(Error::interrupted)
     }
 
-    fn run_threads(&self, stop: &Stop, pending: &Pending, draft: File, tree: TreeWriter) -> Option<(Built, Findings)> {
+    fn run_threads(
+        &self,
+        stop: &Stop,
+        pending: &Pending,
+        draft: StateFile,
+        tree: TreeWriter,
+    ) -> Option<(Built, Findings)> {
         let (frames, to_packer) = bounded(FRAMES_AHEAD);
         let (packs, to_uploaders) = bounded(0);
         std::thread::scope(|scope| {
@@ -94,7 +100,7 @@ impl Pass<'_> {
     }
 
     /// Walks and reads; the draft is complete when this returns.
-    fn capture(&self, stop: &Stop, frames: &Sender<ToPacker>, draft: File) -> Result<Option<(File, Findings)>> {
+    fn capture(&self, stop: &Stop, frames: &Sender<ToPacker>, draft: StateFile) -> Result<Option<(File, Findings)>> {
         let (items, to_collector) = bounded(ITEMS_AHEAD);
         let (small, small_jobs) = bounded(FILES_AHEAD);
         let (large, large_jobs) = bounded(FILES_AHEAD);
@@ -170,7 +176,7 @@ impl Visitor for Scout<'_> {
     }
 }
 
-fn collect(draft: File, items: &Receiver<Item>, stop: &Stop) -> Result<(File, Findings)> {
+fn collect(draft: StateFile, items: &Receiver<Item>, stop: &Stop) -> Result<(File, Findings)> {
     let mut collector = Collector::new(draft, stop);
     for item in items {
         collector.take(item)?;

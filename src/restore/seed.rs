@@ -21,7 +21,7 @@ use super::target::Target;
 use crate::archive::entry::{Entry, Kind};
 use crate::archive::hash::Hash;
 use crate::repository::Manifest;
-use crate::state::{Local, StateDir, TreeWriter};
+use crate::state::{Local, StateDir, StateFile, TreeWriter};
 use crate::{Error, Result};
 
 /// For this long a file must have been at rest when it was read, to be recognised as unchanged.
@@ -64,7 +64,7 @@ impl Seed {
         }
         let begin = || -> Result<Writing> {
             let file = target.staging()?.scratch("tree")?;
-            let tree = TreeWriter::at(file.try_clone()?);
+            let tree = TreeWriter::at(StateFile::new(file.try_clone()?, dir.clone()));
             let (store_id, source) = (store_id.to_owned(), request.snapshot.source.clone());
             Ok(Writing { dir: dir.clone(), store_id, source, file, tree, packs: HashSet::new() })
         };

@@ -11,6 +11,7 @@
 //! * Nothing here is believed about the store: the caller says which packs are still there.
 //! * One run at a time: [`StateDir::lock`] holds a lock that the kernel frees when its holder dies.
 
+mod file;
 pub mod index;
 mod lines;
 mod local;
@@ -26,6 +27,7 @@ use std::sync::{Arc, Mutex};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
+pub use file::StateFile;
 use lines::path_key;
 pub use lines::{Parts, Previous, SavedLine, line_parts};
 pub use local::{Local, Side, side};
@@ -119,9 +121,9 @@ impl StateDir {
     /// When it cannot be made.
     pub fn source(&self, store_id: &str, source: &str) -> Result<SourceState> {
         let below = Path::new(store_id).join(source);
-        let dir = self.base.join(&below);
-        make_dir(&dir).context(|| format!("cannot make {}", self.path.join(&below).display()))?;
-        Ok(SourceState { dir, _open: Arc::clone(&self.dir) })
+        let (dir, shown) = (self.base.join(&below), self.path.join(&below));
+        make_dir(&dir).context(|| format!("cannot make {}", shown.display()))?;
+        Ok(SourceState { dir, shown, _open: Arc::clone(&self.dir) })
     }
 }
 
@@ -156,6 +158,8 @@ fn open_own(path: &Path) -> Result<OwnedFd> {
 #[derive(Clone, Debug)]
 pub struct SourceState {
     dir: PathBuf,
+    /// The same for messages.
+    shown: PathBuf,
     /// Keeps `dir`, which is named by this descriptor, in place.
     _open: Arc<OwnedFd>,
 }
@@ -271,11 +275,10 @@ impl SourceState {
     /// # Errors
     /// When it cannot be written.
     pub fn pending(&self) -> Result<Pending> {
-        let path = self.path("pending");
-        let file = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)?;
+        let file = self.open("pending", OpenOptions::new().create(true).append(true))?;
         // A line that a crash cut short would swallow the next one.
-        let whole = whole_lines(&file)?;
-        file.set_len(whole)?;
+        let whole = whole_lines(file.file())?;
+        file.file().set_len(whole)?;
         Ok(Pending(Mutex::new(file)))
     }
 
@@ -283,10 +286,12 @@ impl SourceState {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn create(&self, name: &str) -> Result<File> {
-        let path = self.path(name);
-        let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).mode(0o600).open(&path);
-        file.context(|| format!("cannot write {}", path.display()))
+    pub fn create(&self, name: &str) -> Result<StateFile> {
+        self.open(name, OpenOptions::new().create(true).truncate(true).write(true))
+    }
+
+    fn open(&self, name: &str, options: &mut OpenOptions) -> Result<StateFile> {
+        Ok(StateFile::open(options.read(true).mode(0o600), &self.path(name), self.shown.join(name))?)
     }
 
     /// Keeps the exact bytes of a receipt that is about to be stored.
@@ -403,7 +408,7 @@ fn add_extents(index: &ChunkIndex, extents: &[Extent]) {
 
 /// The list of packs sent since the last commit.
 #[derive(Debug)]
-pub struct Pending(Mutex<File>);
+pub struct Pending(Mutex<StateFile>);
 
 impl Pending {
     /// Records a pack that is about to be sent.
@@ -422,7 +427,7 @@ impl Pending {
 /// Writes a tree file.
 #[derive(Debug)]
 pub struct TreeWriter {
-    out: BufWriter<File>,
+    out: BufWriter<StateFile>,
     hasher: Hasher,
 }
 
@@ -437,7 +442,7 @@ impl TreeWriter {
 
     /// Starts a tree in an empty file.
     #[must_use]
-    pub fn at(file: File) -> Self {
+    pub fn at(file: StateFile) -> Self {
         Self { out: BufWriter::with_capacity(1 << 20, file), hasher: Hasher::default() }
     }
 

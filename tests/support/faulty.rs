@@ -77,12 +77,12 @@ impl Rule {
         Self { op, key: key.to_owned(), meant: (1, usize::MAX), seen: 0, fault: None }
     }
 
-    /// Each PUT of a key that holds this text.
+    /// Each PUT of a key that holds this text; with `$` at the end of the text, of a key that ends with it.
     pub fn put(key: &str) -> Self {
         Self::new(Some(Op::Put), key)
     }
 
-    /// Each GET of a key that holds this text.
+    /// Each GET of such a key.
     pub fn get(key: &str) -> Self {
         Self::new(Some(Op::Get), key)
     }
@@ -92,9 +92,9 @@ impl Rule {
         Self::new(Some(Op::List), "")
     }
 
-    /// Each request of one kind.
-    pub fn each(op: Op) -> Self {
-        Self::new(Some(op), "")
+    /// Each request of this kind for such a key.
+    pub fn of(op: Op, key: &str) -> Self {
+        Self::new(Some(op), key)
     }
 
     /// Only the n-th of them, from 1.
@@ -104,10 +104,10 @@ impl Rule {
         self
     }
 
-    /// Only the first `n` of them: a burst.
+    /// Only so many of them, starting with one: a burst.
     #[must_use]
-    pub fn first(mut self, n: usize) -> Self {
-        self.meant = (1, n);
+    pub fn burst(mut self, from: usize, length: usize) -> Self {
+        self.meant = (from, from.saturating_add(length - 1));
         self
     }
 
@@ -165,13 +165,18 @@ impl Rule {
     }
 
     fn matches(&mut self, asked: &Asked) -> Option<Fault> {
-        if self.op.is_some_and(|op| op != asked.op) || !asked.key.contains(&self.key) {
+        if self.op.is_some_and(|op| op != asked.op) || !fits(&self.key, &asked.key) {
             return None;
         }
         self.seen += 1;
         let (first, last) = self.meant;
         (first..=last).contains(&self.seen).then(|| self.fault.clone().expect("a rule says what goes wrong"))
     }
+}
+
+/// Whether a key is meant by a text.
+fn fits(text: &str, key: &str) -> bool {
+    text.strip_suffix('$').map_or_else(|| key.contains(text), |end| key.ends_with(end))
 }
 
 /// On which side of a request something happens.
@@ -230,9 +235,9 @@ impl Faulty {
         self.now.lock().unwrap().asked.clone()
     }
 
-    /// How many requests of one kind there were for keys that hold `key`.
+    /// How many requests of one kind there were for such keys.
     pub fn count(&self, op: Op, key: &str) -> usize {
-        self.asked().iter().filter(|asked| asked.op == op && asked.key.contains(key)).count()
+        self.asked().iter().filter(|asked| asked.op == op && fits(key, &asked.key)).count()
     }
 
     /// Notes a request and returns what happens to it.

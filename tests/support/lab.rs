@@ -13,7 +13,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
-use opsctl::Result;
 use opsctl::archive::keyring::{Identities, generate_identity};
 use opsctl::archive::keys::{Descriptor, Keys};
 use opsctl::archive::layout;
@@ -27,9 +26,10 @@ use opsctl::providers::store::{Location, RetryPolicy, Store};
 use opsctl::repository::{FetchOptions, Listing, Purpose, Repository, TrustOptions, Which, choose};
 use opsctl::restore::target::TargetOptions;
 use opsctl::restore::{RestorePlan, RestoreRequest, Selection};
+use opsctl::{ExitCode, Result};
 
-use crate::support::TestDir;
 use crate::support::tree::{Tree, assert_equal};
+use crate::support::{TestDir, wait_for};
 
 /// The tries of one request here.
 pub const TRIES: usize = 4;
@@ -109,6 +109,14 @@ impl Lab {
 
     /// Takes a snapshot of the tree.
     pub fn snapshot(&self, store: &Store, state: &Path) -> Result<Outcome> {
+        // A process that another test starts has a copy of the lock of the run before, between its fork and its exec.
+        wait_for("the state to be free", Duration::from_secs(60), || {
+            let done = self.snapshot_once(store, state);
+            done.as_ref().err().is_none_or(|error| error.code() != ExitCode::Busy).then_some(done)
+        })
+    }
+
+    fn snapshot_once(&self, store: &Store, state: &Path) -> Result<Outcome> {
         capture::snapshot(&SnapshotRequest {
             store,
             runtime: self.runtime.handle(),
