@@ -21,13 +21,14 @@ mod stub_store;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use faulty::{Edge, Faulty, Op};
 use lab::{Lab, on};
 use object_store::memory::InMemory;
 use rustix::process::Signal;
-use stub_store::{StubStore, Turn};
+use stub_store::{Reply, StubStore, Turn, error};
 use support::opsctl::{Bench, Done, Guarded, noise, run};
 use support::signal;
 use support::tree::{Tree, assert_equal, assert_same_tree};
@@ -452,6 +453,27 @@ fn an_init_killed_at_any_request_leaves_a_way_out() {
                 done.ok();
             }
             usable(&dir, &keys, &stub, suffix);
+        }
+    }
+}
+
+/// The answer to the last PUT is lost, and what is there cannot be read: it may be another's.
+#[test]
+fn an_init_that_cannot_tell_whether_it_won_says_so() {
+    let dir = support::TestDir::new();
+    for readable in [true, false] {
+        let gone = AtomicBool::new(false);
+        let stub =
+            StubStore::with(&dir.mkdir(format!("store-{readable}")), move |request, _| match request.name().as_str() {
+                "PUT opsctl-store.json" if !gone.swap(true, Ordering::SeqCst) => Turn::Then(Reply::HangUp),
+                "GET opsctl-store.json" if !readable => Turn::Instead(error("403 Forbidden", "AccessDenied")),
+                _ => Turn::Serve,
+            });
+        let done = run(init(dir.path(), &stub, if readable { "-1" } else { "-2" }));
+        if readable {
+            done.ok();
+        } else {
+            assert!(done.ended(12).error().contains("keys list"));
         }
     }
 }

@@ -111,12 +111,20 @@ pub(super) fn run(args: &InitArgs, session: &Session<'_>, out: &mut Output) -> R
         let keys = Keys::first(store_id.clone(), now, recipients.texts(), vec![signing_key.signer().to_string()]);
         store_keys(session, &store, &keys, &signing_key)?;
         let descriptor = serde_json::to_vec_pretty(&Descriptor::new(store_id, now)).map_err(std::io::Error::from)?;
-        put(session, &store, layout::DESCRIPTOR, descriptor.clone())?;
+        let created = put(session, &store, layout::DESCRIPTOR, descriptor.clone())?;
         // All descriptors have one size, so another `init` at the same moment shows only in the content.
-        let stored = session.block(store.get(layout::DESCRIPTOR));
-        if stored.is_ok_and(|stored| stored != descriptor) {
-            return Err(Error::usage(format!("another init created {} at the same moment", store.location()))
-                .hint("use the keys that it printed"));
+        match session.block(store.get(layout::DESCRIPTOR)) {
+            Ok(stored) if stored != descriptor => {
+                return Err(Error::usage(format!("another init created {} at the same moment", store.location()))
+                    .hint("use the keys that it printed"));
+            }
+            Err(error) if created == Created::AlreadyThere => {
+                let what = || format!("it is not known whether this init or another created {}", store.location());
+                return Err(error.hint("look at `opsctl keys list`: if it shows this signer, all is well"))
+                    .context(what);
+            }
+            // Created here; that the key may not read is its business.
+            _ => {}
         }
     }
     out.result(&report, |_| render(&report))?;
