@@ -33,10 +33,10 @@ fn fill(at: &Path) -> PathBuf {
 #[test]
 fn a_state_on_a_full_disk_ends_a_snapshot_and_costs_nothing_else() {
     let bench = Bench::new();
-    for n in 0..2000 {
+    for n in 0..600 {
         bench.dir.write(format!("tree/a folder with a name of some length {}/{n}", n % 40), format!("{n}"));
     }
-    let _mounted = Mounted::tmpfs(&bench.state, "400k");
+    let _mounted = Mounted::tmpfs(&bench.state, "160k");
     chmod(&bench.state, 0o700);
     let fails = || {
         let done = bench.snapshot([""; 0]).ended(14);
