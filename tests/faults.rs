@@ -51,7 +51,7 @@ fn broken(scene: &Scene, rules: impl IntoIterator<Item = Rule>) -> (End, usize, 
     let faulty = Faulty::over(memory.clone(), rules);
     let store = on(faulty.clone());
     let (end, committed) = scene.snapshot(&store, &on(memory));
-    assert_counted(&store, faulty.asked().len(), WRITES.len());
+    assert_counted(&end, &store, faulty.asked().len(), WRITES.len());
     (end, committed, store, faulty)
 }
 
@@ -258,10 +258,11 @@ fn reading_outlasts_bursts_and_bodies_that_break_off() {
                 println!("{command:?}, {what}: {key}");
                 let faulty = Faulty::over(scene.stored.clone(), [rule]);
                 let store = on(faulty.clone());
-                scene.read(command, &store).good();
+                let end = scene.read(command, &store);
+                end.good();
                 let met = faulty.asked().iter().any(|asked| asked.op == Op::Get && asked.key.contains(key));
                 assert_eq!(store.stats().retries > 0, met, "a retry is counted");
-                assert_counted(&store, faulty.asked().len(), clean.asked().len());
+                assert_counted(&end, &store, faulty.asked().len(), clean.asked().len());
             }
         }
         let faulty = Faulty::over(scene.stored.clone(), [Rule::list().burst(1, TRIES - 1).fails(timeout)]);
@@ -295,7 +296,7 @@ fn reading_ends_cleanly_when_an_object_cannot_be_had() {
                     let codes = [ExitCode::Failed, ExitCode::Denied, ExitCode::Integrity];
                     end.bad(&codes, if key == ".json.minisig" { "" } else { key });
                 }
-                assert_counted(&store, faulty.asked().len(), clean.asked().len());
+                assert_counted(&end, &store, faulty.asked().len(), clean.asked().len());
             }
         }
         for (rule, code) in

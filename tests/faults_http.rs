@@ -154,12 +154,13 @@ fn a_snapshot_outlasts_what_passes_over_http() {
             let folder = copied(&scene, &empty);
             let stub = misbehaving(&folder, name, nth, TRIES - 1, fault);
             let store = client(&stub);
-            scene.snapshot(&store, &plain(&folder)).0.good();
+            let (end, _) = scene.snapshot(&store, &plain(&folder));
+            end.good();
             // A PUT that had its effect the first time is settled by a LIST.
             let retries =
                 if fault == Http::EffectAndHangUp && name.starts_with("PUT") { 1..TRIES } else { TRIES - 1..TRIES };
             assert!(retries.contains(&usize::try_from(store.stats().retries).unwrap()), "{:?}", store.stats());
-            assert_counted(&store, stub.seen().len(), HTTP_WRITES.len() + 2);
+            assert_counted(&end, &store, stub.seen().len(), HTTP_WRITES.len() + 2);
         }
     }
 }
@@ -182,7 +183,7 @@ fn a_snapshot_ends_cleanly_when_a_server_keeps_failing() {
             let (end, committed) = scene.snapshot(&store, &plain(&folder));
             end.bad(&[fault.code()], name.split(' ').nth(1).unwrap_or("s3://"));
             assert_eq!(committed, 0);
-            assert_counted(&store, stub.seen().len(), HTTP_WRITES.len() + 2);
+            assert_counted(&end, &store, stub.seen().len(), HTTP_WRITES.len() + 2);
             let is_final = matches!(fault, Http::Forbidden | Http::Redirect);
             assert_eq!(store.stats().retries, if is_final { 0 } else { TRIES as u64 - 1 });
         }
@@ -245,10 +246,11 @@ fn reading_over_http_outlasts_what_passes() {
                 println!("{command:?}: {fault:?} at {name}");
                 let stub = misbehaving(&folder, name, 1, TRIES - 1, fault);
                 let store = client(&stub);
-                scene.read(command, &store).good();
+                let end = scene.read(command, &store);
+                end.good();
                 let met = fault != Http::Drip && needed.iter().any(|seen| seen.starts_with(name));
                 assert_eq!(store.stats().retries > 0, met, "{:?}", store.stats());
-                assert_counted(&store, stub.seen().len(), needed.len());
+                assert_counted(&end, &store, stub.seen().len(), needed.len());
             }
         }
     }
@@ -280,7 +282,7 @@ fn reading_over_http_ends_cleanly_when_a_server_keeps_failing() {
                 let stub = misbehaving(&folder, name, 1, ON, fault);
                 let store = client(&stub);
                 let end = scene.read(command, &store);
-                assert_counted(&store, stub.seen().len(), needed.len());
+                assert_counted(&end, &store, stub.seen().len(), needed.len());
                 let unharmed = !needed.iter().any(|seen| seen.starts_with(name));
                 // The pin vouches for the receipt without the keys object too. That it is damaged, a check says.
                 let spared: &[&str] = match fault {

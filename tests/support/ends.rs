@@ -132,11 +132,13 @@ impl Scene {
     }
 }
 
-/// Every request was counted, and nothing was tried for ever.
+/// Every request was counted, and nothing was tried for ever. A run that fails may drop requests that it has counted and not sent.
 #[track_caller]
-pub fn assert_counted(store: &Store, asked: usize, without_fault: usize) {
+pub fn assert_counted(end: &End, store: &Store, asked: usize, without_fault: usize) {
     let stats = store.stats();
-    assert_eq!(stats.requests, asked as u64, "each request is counted");
+    let asked_for = usize::try_from(stats.requests).unwrap();
+    let is_exact = matches!(end, End::Good);
+    assert!(asked == asked_for || (!is_exact && asked < asked_for), "{asked} requests, {asked_for} counted");
     assert!(stats.retries <= stats.requests, "{stats:?}");
     assert!(asked <= without_fault * TRIES * 2, "{asked} requests where {without_fault} do");
 }
