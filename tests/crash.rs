@@ -240,7 +240,9 @@ impl Scene {
         let mut check = bench.command();
         check.args(["check", "--level", "decrypt", "--json"]).env("OPSCTL_IDENTITY_FILE", &bench.identity);
         let done = run(check).ok();
-        assert_eq!(done.warnings(), Vec::<String>::new());
+        let mut warnings = done.warnings();
+        warnings.retain(|warning| !lab::is_cut_off_commit(warning));
+        assert_eq!(warnings, Vec::<String>::new());
         let mut receipts = bench.objects_in("snapshots/");
         receipts.retain(|name| name.ends_with(".json"));
         for (at, name) in receipts.iter().enumerate() {
@@ -526,6 +528,8 @@ fn a_change_of_keys_killed_at_any_request_is_made_or_not() {
             println!("killed at request {at}, {}, effect: {with_effect}", names[at - 1]);
             std::fs::remove_dir_all(&bench.store).unwrap();
             copy(&before, &bench.store);
+            // It remembers the keys of the last round, and would refuse those of an earlier one.
+            std::fs::remove_dir_all(&bench.state).unwrap();
             let stub = StubStore::with(
                 &bench.store,
                 move |_, number| {

@@ -31,7 +31,7 @@ use support::tree::assert_same_tree;
 // ---- any request of a snapshot ----
 
 /// The requests of a first snapshot: kind, name, and which of that name.
-const WRITES: [(Op, &str, usize); 11] = [
+const WRITES: [(Op, &str, usize); 12] = [
     (Op::List, "", 1),
     (Op::Get, "opsctl-store.json", 1),
     (Op::Get, "keys/000001", 1),
@@ -42,6 +42,8 @@ const WRITES: [(Op, &str, usize); 11] = [
     (Op::Put, "packlists/", 1),
     (Op::List, "", 2),
     (Op::Put, ".json.minisig", 1),
+    // When the store received the signature: the clock of the host is compared with that.
+    (Op::List, "", 3),
     (Op::Put, ".json$", 1),
 ];
 

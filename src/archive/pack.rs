@@ -286,7 +286,7 @@ mod tests {
             let parts = Segments::new(vec![slice(header_range(pack.header)), slice(range)]);
             let mut reader = PackReader::open(parts, &ids).unwrap();
             let tar = codec.decode(&reader.frame(place).unwrap(), place.decoded).unwrap();
-            find(&tar, chunk).unwrap();
+            find(tar, chunk).unwrap();
         }
     }
 

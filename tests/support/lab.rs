@@ -135,6 +135,7 @@ impl Lab {
             },
             excluded: Excluded::default(),
             tags: BTreeMap::new(),
+            max_rekey: u64::MAX,
             profile: None,
             versions: None,
             host: "host".to_owned(),
@@ -208,7 +209,9 @@ impl Lab {
     /// `trees[n]`, the last one for all that come later. Returns how many there are.
     pub fn assert_honest(&self, store: &Store, trees: &[&Tree]) -> usize {
         let report = self.check(store, Level::Decrypt).expect("the store can be checked");
-        assert_eq!((report.damaged, report.warnings), (Vec::new(), Vec::new()));
+        let mut warnings = report.warnings;
+        warnings.retain(|warning| !is_cut_off_commit(warning));
+        assert_eq!((report.damaged, warnings), (Vec::new(), Vec::new()));
         let listing = self.list(store).expect("the store can be listed");
         assert!(listing.problems.is_empty() && listing.rejected().count() == 0, "{listing:?}");
         for (at, snapshot) in listing.accepted().enumerate() {
@@ -220,6 +223,12 @@ impl Lab {
         }
         listing.accepted().count()
     }
+}
+
+/// True for what is said of a commit that stopped between signature and receipt: that it looks like a deleted receipt is
+/// right, and lies about nothing.
+pub fn is_cut_off_commit(warning: &str) -> bool {
+    warning.contains("is not there, but its signature is")
 }
 
 /// No patterns.
