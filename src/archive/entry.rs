@@ -43,9 +43,9 @@ const fn is_zero(value: &u32) -> bool {
 }
 
 /// A frame's place in a pack: `[offset, stored length, decoded length]`, in bytes of the zstd stream,
-/// that is of the age plaintext.
+/// that is of the age plaintext. What is read is within the limits of the format, whichever document names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(from = "(u64, u32, u32)", into = "(u64, u32, u32)")]
+#[serde(try_from = "(u64, u32, u32)", into = "(u64, u32, u32)")]
 pub struct FrameRef {
     /// First byte of the frame in the zstd stream.
     pub offset: u64,
@@ -55,9 +55,15 @@ pub struct FrameRef {
     pub decoded: u32,
 }
 
-impl From<(u64, u32, u32)> for FrameRef {
-    fn from((offset, stored, decoded): (u64, u32, u32)) -> Self {
-        Self { offset, stored, decoded }
+impl TryFrom<(u64, u32, u32)> for FrameRef {
+    type Error = FormatError;
+
+    fn try_from((offset, stored, decoded): (u64, u32, u32)) -> Result<Self, FormatError> {
+        if decoded > MAX_FRAME || stored > 2 * MAX_FRAME || offset > MAX_PACK {
+            let frame = (offset, stored, decoded);
+            return Err(FormatError::malformed(format!("frame {frame:?} is larger than any, or farther in its pack")));
+        }
+        Ok(Self { offset, stored, decoded })
     }
 }
 
@@ -68,16 +74,10 @@ impl From<FrameRef> for (u64, u32, u32) {
 }
 
 impl Extent {
-    /// Checks the claimed sizes against the limits of the format.
+    /// Checks the claimed slice against the claimed frame.
     fn check(&self) -> Result<(), FormatError> {
         let end = u64::from(self.offset) + u64::from(self.len);
-        let frame = self.frame;
-        if self.len == 0
-            || frame.decoded > MAX_FRAME
-            || frame.stored > 2 * MAX_FRAME
-            || frame.offset > MAX_PACK
-            || end > u64::from(frame.decoded)
-        {
+        if self.len == 0 || end > u64::from(self.frame.decoded) {
             return Err(FormatError::malformed(format!(
                 "extent of chunk {} is empty or larger than its frame",
                 self.chunk
@@ -392,7 +392,8 @@ impl TryFrom<Wire> for Entry {
             mtime: wire.mtime,
             xattrs: xattrs.collect::<Result<_, FormatError>>()?,
             unread_xattrs: wire.unread_xattrs,
-            size: wire.size.unwrap_or(0),
+            // Of a file only, as is the target of a link only.
+            size: wire.size.filter(|_| wire.kind == Kind::File).unwrap_or(0),
             sha256: wire.sha256,
             holes: wire.holes,
             content,
@@ -425,6 +426,15 @@ mod tests {
     fn unknown_keys_are_ignored() {
         let newer = FILE.replacen('{', r#"{"birth":[1,2],"#, 1);
         assert_eq!(serde_json::from_str::<Entry>(&newer).unwrap(), serde_json::from_str(FILE).unwrap());
+    }
+
+    #[test]
+    fn only_a_file_has_a_size() {
+        let pipe = r#"{"path":"p","type":"fifo","mode":384,"uid":0,"gid":0,"mtime":[1,2],"size":18446744073709551615}"#;
+        let entry: Entry = serde_json::from_str(pipe).unwrap();
+        assert_eq!((entry.size, entry.data_len()), (0, 0));
+        let again = serde_json::to_string(&entry).unwrap();
+        assert_eq!(serde_json::from_str::<Entry>(&again).unwrap(), entry);
     }
 
     #[test]

@@ -247,6 +247,7 @@ impl Sequence {
 
 #[cfg(test)]
 mod tests {
+    use super::super::entry::FrameRef;
     use super::*;
 
     fn path(text: &str) -> EntryPath {
@@ -305,6 +306,22 @@ mod tests {
             vec![dir(""), dir("a"), dir("b"), file("a/x")],
         ] {
             assert!(run(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_reference_to_an_impossible_frame_is_refused() {
+        let hash = Hash([7; 32]);
+        let frame = FrameRef { offset: 0, stored: 40, decoded: 512 };
+        let extent = Extent { pack: hash, frame, chunk: hash, offset: 0, len: 3 };
+        let node = NodeRef { first: path("a"), extent };
+        let line = serde_json::to_string(&node).unwrap();
+        assert_eq!(read_branch(line.as_bytes()).unwrap(), [node.clone()]);
+        let root = Root::new(0, vec![node], Counts::default(), Excluded::default());
+        let root = serde_json::to_string(&root).unwrap();
+        for lie in ["[0,40,8388609]", "[0,16777217,512]", "[1099511627777,40,512]", "[0,40,4294967296]"] {
+            let lying = |text: &str| text.replace("[0,40,512]", lie).into_bytes();
+            assert!(read_branch(&lying(&line)).is_err() && Root::read(&lying(&root)).is_err(), "{lie}");
         }
     }
 

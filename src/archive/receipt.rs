@@ -176,7 +176,8 @@ impl Counts {
         }
     }
 
-    /// Counts one captured path of `kind` with `bytes` of content.
+    /// Counts one captured path of `kind` with `bytes` of content, which may be a hostile claim: more than there can be
+    /// is counted as the most there can be.
     pub const fn add_captured(&mut self, kind: Kind, bytes: u64) {
         match kind {
             Kind::File => self.files += 1,
@@ -184,7 +185,7 @@ impl Counts {
             Kind::Symlink => self.symlinks += 1,
             Kind::Fifo | Kind::Socket | Kind::Char | Kind::Block => self.special += 1,
         }
-        self.bytes += bytes;
+        self.bytes = self.bytes.saturating_add(bytes);
     }
 }
 
@@ -368,6 +369,14 @@ pub(crate) mod tests {
         for bad in [id.as_str().replace("T14", "T15"), id.as_str().replace("-000002-", "-000003-")] {
             assert!(Receipt::read("web", &bad.parse().unwrap(), &bytes).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn counted_claims_do_not_overflow() {
+        let mut counts = Counts::default();
+        counts.add_captured(Kind::File, u64::MAX);
+        counts.add_captured(Kind::File, u64::MAX);
+        assert_eq!((counts.files, counts.bytes), (2, u64::MAX));
     }
 
     #[test]

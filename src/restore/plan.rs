@@ -155,7 +155,7 @@ impl RestorePlan {
             if !entry.is_captured() {
                 continue;
             }
-            self.space += BLOCK;
+            self.space = self.space.saturating_add(BLOCK);
             match entry.kind {
                 Kind::Dir => self.dirs += 1,
                 Kind::File => {
@@ -166,8 +166,10 @@ impl RestorePlan {
                     if entry.hardlink.clone().is_some_and(|group| !links.insert(group)) {
                         continue;
                     }
-                    self.bytes += entry.data_len();
-                    self.space += entry.data_len().next_multiple_of(BLOCK);
+                    // Claims of a manifest: what is too much for an integer is too much for the disk.
+                    let len = entry.data_len();
+                    self.bytes = self.bytes.saturating_add(len);
+                    self.space = self.space.saturating_add(len.checked_next_multiple_of(BLOCK).unwrap_or(len));
                     extents.extend(selected.extents());
                 }
                 Kind::Char | Kind::Block if !request.options.allow_special => {
