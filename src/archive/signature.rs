@@ -6,6 +6,8 @@
 use std::io::Cursor;
 use std::str::FromStr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use minisign::{KeyPair, SecretKeyBox, SignatureBox};
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
@@ -155,6 +157,7 @@ pub fn verify<'a>(
     accepted: impl IntoIterator<Item = &'a Signer>,
 ) -> Result<&'a Signer, SignatureError> {
     let text = std::str::from_utf8(signature).map_err(|_| SignatureError::Bad("it is not text".into()))?;
+    check_lengths(text)?;
     let parsed = SignatureBox::from_string(text).map_err(|e| SignatureError::Bad(e.to_string()))?;
     let mut reason = None;
     for signer in accepted {
@@ -168,6 +171,17 @@ pub fn verify<'a>(
         Some(reason) => Err(SignatureError::Bad(reason)),
         None => Err(SignatureError::UnknownSigner(key_id(parsed.keynum()))),
     }
+}
+
+/// The `minisign` crate takes it for granted that the comment's signature is a whole one, and panics if it is not.
+fn check_lengths(text: &str) -> Result<(), SignatureError> {
+    for (line, what, len) in [(1, "signature", 74), (3, "comment's signature", 64)] {
+        let decoded = STANDARD.decode(text.lines().nth(line).unwrap_or_default().trim());
+        if decoded.map_or(0, |bytes| bytes.len()) != len {
+            return Err(SignatureError::Bad(format!("its {what} is not {len} bytes in base64")));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -195,6 +209,20 @@ mod tests {
         let (key, _) = SigningKey::generate().unwrap();
         let signature = key.sign(b"x", "seq 1").unwrap().replace("seq 1", "seq 2");
         assert!(verify(b"x", signature.as_bytes(), [key.signer()]).is_err());
+    }
+
+    #[test]
+    fn a_signature_of_the_comment_that_is_too_short_is_refused_without_panic() {
+        let (key, _) = SigningKey::generate().unwrap();
+        let whole = key.sign(b"x", "comment").unwrap();
+        for (line, len) in [(3, 0), (3, 1), (3, 63), (3, 66), (1, 0), (1, 73), (1, 75)] {
+            let mut lines: Vec<String> = whole.lines().map(str::to_owned).collect();
+            let mut bytes = STANDARD.decode(&lines[line]).unwrap();
+            bytes.resize(len, 0);
+            lines[line] = STANDARD.encode(bytes);
+            let error = verify(b"x", lines.join("\n").as_bytes(), [key.signer()]).unwrap_err();
+            assert!(matches!(error, SignatureError::Bad(_)), "{len} bytes in line {line}: {error}");
+        }
     }
 
     #[test]
