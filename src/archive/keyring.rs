@@ -4,7 +4,7 @@
 //! * Secret keys live in the `age` crate's own types and in [`SecretString`]; nothing here can print one.
 //! * A key that cannot be used (plugin, passphrase-protected) is an error, never skipped.
 
-use std::io::Read;
+use std::io::BufRead;
 use std::str::FromStr;
 
 use age::secrecy::{ExposeSecret, SecretString};
@@ -196,13 +196,13 @@ impl Identities {
     ///
     /// # Errors
     /// [`KeyError::NoMatch`] if it is for other recipients, [`KeyError::Damaged`] if it is not intact.
-    pub fn decrypt<R: Read>(&self, input: R) -> Result<age::stream::StreamReader<R>, KeyError> {
+    pub fn decrypt<R: BufRead>(&self, input: R) -> Result<age::stream::StreamReader<R>, KeyError> {
         let damaged = |e: age::DecryptError| match e {
             age::DecryptError::NoMatchingKeys => KeyError::NoMatch,
             other => KeyError::Damaged(other.to_string()),
         };
         let keys = self.keys.iter().map(|k| k.as_ref() as &dyn age::Identity);
-        age::Decryptor::new(input).map_err(damaged)?.decrypt(keys).map_err(damaged)
+        age::Decryptor::new_buffered(input).map_err(damaged)?.decrypt(keys).map_err(damaged)
     }
 }
 

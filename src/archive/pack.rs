@@ -5,7 +5,7 @@
 //! * A frame can be read alone: age encrypts in blocks of 64 KiB, so the header and the blocks that
 //!   cover the frame are enough ([`Segments`]).
 
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -179,14 +179,22 @@ impl Segments {
 
 impl Read for Segments {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let at = self.parts.partition_point(|(offset, _)| *offset <= self.position);
-        let Some((offset, part)) = at.checked_sub(1).and_then(|i| self.parts.get(i)) else { return Ok(0) };
-        let within = usize::try_from(self.position - offset).unwrap_or(usize::MAX);
-        let rest = part.get(within..).unwrap_or_default();
-        let n = rest.len().min(out.len());
-        out[..n].copy_from_slice(&rest[..n]);
-        self.position += n as u64;
+        let n = self.fill_buf()?.read(out)?;
+        self.consume(n);
         Ok(n)
+    }
+}
+
+impl BufRead for Segments {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let at = self.parts.partition_point(|(offset, _)| *offset <= self.position);
+        let Some((offset, part)) = at.checked_sub(1).and_then(|i| self.parts.get(i)) else { return Ok(&[]) };
+        let within = usize::try_from(self.position - offset).unwrap_or(usize::MAX);
+        Ok(part.get(within..).unwrap_or_default())
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.position += n as u64;
     }
 }
 
@@ -203,18 +211,56 @@ impl Seek for Segments {
     }
 }
 
+/// A pack as the age crate is given it. That asks for the header line by line and parses all that it has after each,
+/// which for a header of many short lines takes minutes. So the first line that it asks for is the whole header.
+struct Object {
+    parts: Segments,
+    header: u64,
+}
+
+impl Read for Object {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.parts.read(out)
+    }
+}
+
+impl Seek for Object {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.parts.seek(to)
+    }
+}
+
+impl BufRead for Object {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.parts.fill_buf()
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.parts.consume(n);
+    }
+
+    fn read_until(&mut self, end: u8, out: &mut Vec<u8>) -> io::Result<usize> {
+        match std::mem::take(&mut self.header) {
+            0 => self.parts.read_until(end, out),
+            header => (&mut self.parts).take(header).read_to_end(out),
+        }
+    }
+}
+
 /// Reads frames out of a pack of which all, or only the needed parts, were fetched.
 pub struct PackReader {
-    age: age::stream::StreamReader<Segments>,
+    age: age::stream::StreamReader<Object>,
 }
 
 impl PackReader {
-    /// Decrypts the header.
+    /// Decrypts the header. One that is longer than any real one is refused unread: the age crate sets no limit.
     ///
     /// # Errors
     /// As [`Identities::decrypt`].
-    pub fn open(object: Segments, identities: &Identities) -> Result<Self, KeyError> {
-        Ok(Self { age: identities.decrypt(object)? })
+    pub fn open(mut parts: Segments, identities: &Identities) -> Result<Self, KeyError> {
+        let start = parts.fill_buf().map_err(|e| KeyError::Damaged(e.to_string()))?;
+        let header = age_header_len(start).map_err(|e| KeyError::Damaged(e.to_string()))?;
+        Ok(Self { age: identities.decrypt(Object { parts, header: header.into() })? })
     }
 
     /// The still compressed bytes of `frame`.
@@ -323,6 +369,19 @@ mod tests {
         let stranger = Identities::parse(&secret).unwrap();
         let whole = Segments::new(vec![(0, Bytes::from(object))]);
         assert!(matches!(PackReader::open(whole, &stranger), Err(KeyError::NoMatch)));
+    }
+
+    #[test]
+    fn a_header_longer_than_any_is_refused_and_the_longest_takes_no_longer_than_it_must() {
+        let (pack, _, ids) = sample(1);
+        let object = pack.body.concat();
+        let (first, rest) = object.split_at(b"age-encryption.org/v1\n".len());
+        for (stanzas, damage) in [(MAX_AGE_HEADER / 8 - 200, "MAC"), (MAX_AGE_HEADER / 8 + 1, "age header")] {
+            // The shortest stanza that there is, with an empty last line.
+            let bytes = [first, &b"-> x y\n\n".repeat(stanzas), rest].concat();
+            let error = PackReader::open(Segments::new(vec![(0, Bytes::from(bytes))]), &ids).err().unwrap();
+            assert!(matches!(&error, KeyError::Damaged(why) if why.contains(damage)), "{error}");
+        }
     }
 
     #[test]

@@ -63,6 +63,10 @@ impl SnapshotId {
 }
 
 fn parse_time(text: &str) -> Option<Timestamp> {
+    // By itself it would take spaces and signs.
+    if !text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'T' | b'Z')) {
+        return None;
+    }
     let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", text).ok()?;
     time.to_zoned(TimeZone::UTC).ok().map(|z| z.timestamp())
 }
@@ -384,9 +388,15 @@ pub(crate) mod tests {
         let early: SnapshotId = "20260307T130000Z-000009-0123456789abcdef".parse().unwrap();
         let late: SnapshotId = "20260307T140000Z-000001-0123456789abcdef".parse().unwrap();
         assert!(early < late);
-        for bad in
-            ["", "latest", "20260307T130000Z-9-0123456789abcdef", "20261307T130000Z-000009-0123456789abcdef", "../x"]
-        {
+        for bad in [
+            "",
+            "latest",
+            "20260307T130000Z-9-0123456789abcdef",
+            "20261307T130000Z-000009-0123456789abcdef",
+            "../x",
+            " 2026307T130000Z-000009-0123456789abcdef",
+            "+2026307T130000Z-000009-0123456789abcdef",
+        ] {
             assert!(bad.parse::<SnapshotId>().is_err(), "{bad}");
         }
     }
