@@ -15,6 +15,7 @@ use super::seed::{Seed, Seeding};
 use super::select::{Selected, Window, Windows};
 use super::target::{Outcome, Problems, Target};
 use crate::archive::entry::{Entry, Kind};
+use crate::archive::hash::Hash;
 use crate::archive::layout;
 use crate::archive::path::EntryPath;
 use crate::progress::Progress;
@@ -89,8 +90,8 @@ struct Run<'a> {
     progress: &'a dyn Progress,
     resumes: bool,
     seed: Seed,
-    /// The first restored name of each hard-link group.
-    links: HashMap<String, EntryPath>,
+    /// The first restored name of each hard-link group, and what every name of it must be.
+    links: HashMap<String, (EntryPath, Kind, Option<Hash>)>,
     /// The groups whose content could not be had.
     lost_groups: HashSet<String>,
     dirs: Vec<Entry>,
@@ -111,6 +112,9 @@ impl Run<'_> {
             let entry = &selected.entry;
             match entry.kind {
                 _ if !entry.is_captured() => {}
+                _ if !self.is_of_its_group(entry) => {
+                    self.lost.add(&entry.path, Some("the names of its hard link group differ in type or content"));
+                }
                 Kind::Dir => {
                     self.target.make_dir(entry)?;
                     self.dirs.push(entry.clone());
@@ -167,10 +171,18 @@ impl Run<'_> {
     }
 
     /// The name under which the content of a hard-linked file is restored, unless it is this one.
-    fn first_name(&mut self, entry: &Entry) -> Option<EntryPath> {
-        let group = entry.hardlink.clone()?;
-        let first = self.links.entry(group).or_insert_with(|| entry.path.clone());
+    fn first_name(&self, entry: &Entry) -> Option<EntryPath> {
+        let (first, ..) = self.links.get(entry.hardlink.as_ref()?)?;
         (*first != entry.path).then(|| first.clone())
+    }
+
+    /// Whether type and content are those of its hard-link group, which the first name of it decides. A name of another
+    /// content would silently come back with the first one's.
+    fn is_of_its_group(&mut self, entry: &Entry) -> bool {
+        let Some(group) = entry.hardlink.clone().filter(|_| entry.kind != Kind::Dir) else { return true };
+        let (_, kind, sha256) =
+            self.links.entry(group).or_insert_with(|| (entry.path.clone(), entry.kind, entry.sha256));
+        (*kind, *sha256) == (entry.kind, entry.sha256)
     }
 
     /// Gives the file at `first` a further name. One that an interrupted run had given to another file,
@@ -180,14 +192,14 @@ impl Run<'_> {
             // The content may still be there, under this name, from an earlier run.
             if self.is_in_place(entry)? {
                 self.lost_groups.remove(group);
-                self.links.insert(group.clone(), entry.path.clone());
+                self.links.insert(group.clone(), (entry.path.clone(), entry.kind, entry.sha256));
             } else {
                 self.lost.add(&entry.path, Some("a further name of a file that is lost"));
             }
             return Ok(());
         }
         // A later name of a group whose first content was found under another name meanwhile.
-        let first = entry.hardlink.as_ref().and_then(|group| self.links.get(group)).unwrap_or(first);
+        let first = entry.hardlink.as_ref().and_then(|group| self.links.get(group)).map_or(first, |(path, ..)| path);
         if self.resumes && !self.target.is_link_of(first, entry)? {
             self.target.discard(entry)?;
         }
