@@ -276,7 +276,8 @@ fn render_plan(plan: &RestorePlanReport) -> String {
     );
     for warning in &plan.warnings {
         text.push('\n');
-        text.push_str(warning);
+        // Reasons are texts of the manifest: without this, one could look like further lines.
+        text.push_str(&ui::escape(warning));
     }
     text
 }

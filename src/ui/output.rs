@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal as _, Write};
 
 use serde::Serialize;
 
+use super::text::{escape, reorders};
 use crate::error::{Context as _, Error, Result};
 
 /// When to use colour.
@@ -94,13 +95,14 @@ impl Output {
         if self.json { self.document(document) } else { self.text(&text(self.width)) }
     }
 
-    /// Writes text for people; in JSON mode nothing. A missing line feed at the end is added.
+    /// Writes text for people; in JSON mode nothing. A missing line feed at the end is added. Whatever a terminal would
+    /// obey is escaped: the last net, for a text from elsewhere that nobody thought of.
     pub fn text(&mut self, text: &str) -> Result<()> {
         if self.json || text.is_empty() {
             return Ok(());
         }
-        let end = if text.ends_with('\n') { "" } else { "\n" };
-        self.raw(format!("{text}{end}").as_bytes())
+        let lines: Vec<String> = text.trim_end_matches('\n').split('\n').map(escape).collect();
+        self.raw(format!("{}\n", lines.join("\n")).as_bytes())
     }
 
     /// Writes the one JSON document; in text mode nothing.
@@ -190,16 +192,16 @@ fn not_json(error: serde_json::Error) -> Error {
     Error::new(crate::ExitCode::Failed, "making the JSON document").because(error)
 }
 
-/// The same JSON without what a terminal would obey: `serde_json` writes DEL and the C1 controls as they are. They can
-/// stand in strings only.
+/// The same JSON without what a terminal would obey: `serde_json` writes DEL, the C1 controls and what reorders a line as
+/// they are. They can stand in strings only, and none is above U+FFFF.
 fn shown_safely(json: String) -> String {
-    let is_control = |character: char| matches!(character, '\u{7f}'..='\u{9f}');
-    if !json.contains(is_control) {
+    let is_obeyed = |character: char| matches!(character, '\u{7f}'..='\u{9f}') || reorders(character);
+    if !json.contains(is_obeyed) {
         return json;
     }
     let mut safe = String::with_capacity(json.len() + 16);
     for character in json.chars() {
-        if is_control(character) {
+        if is_obeyed(character) {
             safe.push_str(&format!("\\u{:04x}", u32::from(character)));
         } else {
             safe.push(character);
@@ -309,9 +311,9 @@ pub(crate) mod tests {
     #[test]
     fn json_holds_nothing_that_a_terminal_obeys() {
         let sink = Captured::default();
-        let text = "a\u{7f}\u{9b}31m\u{80}\u{1b}é";
+        let text = "a\u{7f}\u{9b}31m\u{80}\u{1b}é\u{202e}";
         Output::to(Box::new(sink.clone()), true).document(&text).unwrap();
-        assert_eq!(sink.text(), "\"a\\u007f\\u009b31m\\u0080\\u001bé\"\n");
+        assert_eq!(sink.text(), "\"a\\u007f\\u009b31m\\u0080\\u001bé\\u202e\"\n");
         assert_eq!(serde_json::from_str::<String>(&sink.text()).unwrap(), text);
     }
 

@@ -91,7 +91,7 @@ fn push_safe(shown: &mut String, character: char) {
 }
 
 /// Characters that are no control characters but make a line look like another: bidirectional marks, line separators.
-const fn reorders(character: char) -> bool {
+pub(super) const fn reorders(character: char) -> bool {
     matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
