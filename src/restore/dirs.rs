@@ -98,6 +98,13 @@ impl Dirs {
         if let Some(dir) = self.kept().get(&Hash::of(path.as_bytes())) {
             return Ok(dir);
         }
+        // Mostly its own directory was the last one asked for: what follows takes time with the square of the depth.
+        if let Some((parent, name)) = path.split_last() {
+            let above = self.kept().get(&Hash::of(parent.as_bytes()));
+            if let Some(above) = above {
+                return self.step(&above, name, path.as_bytes(), Hash::of(path.as_bytes()));
+            }
+        }
         // Where each component ends, and the key of the path up to there, in one pass over the bytes.
         let mut steps: Vec<(usize, Hash)> = Vec::new();
         let (mut hasher, mut end) = (Hasher::default(), 0);
@@ -120,14 +127,19 @@ impl Dirs {
             }
         }
         for (name, (end, key)) in path.components().zip(&steps).skip(depth) {
-            let so_far = &path.as_bytes()[..*end];
-            let next = openat(&dir, name, DIR_FLAGS, Mode::empty())
-                .map_err(|errno| not_a_directory(so_far, errno))
-                .context(|| format!("opening the directory {}", shown(so_far)))?;
-            dir = Arc::new(next);
-            self.kept().put(*key, Arc::clone(&dir));
+            dir = self.step(&dir, name, &path.as_bytes()[..*end], *key)?;
         }
         Ok(dir)
+    }
+
+    /// Opens the directory `name` in `dir`, which is the one at `path`, and keeps it.
+    fn step(&self, dir: &OwnedFd, name: &[u8], path: &[u8], key: Hash) -> Result<Arc<OwnedFd>> {
+        let next = openat(dir, name, DIR_FLAGS, Mode::empty())
+            .map_err(|errno| not_a_directory(path, errno))
+            .context(|| format!("opening the directory {}", shown(path)))?;
+        let next = Arc::new(next);
+        self.kept().put(key, Arc::clone(&next));
+        Ok(next)
     }
 
     /// Closes what is kept, so that every directory is looked for from the root again.
