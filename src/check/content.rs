@@ -24,6 +24,8 @@ use super::inventory::Inventory;
 
 /// Bytes of a file that are in memory at once.
 const WINDOW: u64 = 32 << 20;
+/// Zeros of a hole that are hashed between two looks at whether to stop.
+const ZEROS: u64 = 64 << 20;
 
 /// The chunks of one frame, each with the bytes that it must have at least.
 type ChunksOfFrame = BTreeMap<Hash, u32>;
@@ -134,7 +136,7 @@ impl Content<'_> {
                 if is_one_chunk(entry, &extents, wanted, longer) {
                     continue;
                 }
-                match content_hash(&manifest, entry, &extents).await {
+                match content_hash(&manifest, entry, &extents, self.cancel).await {
                     Ok(found) if found == expected => {}
                     Ok(found) => {
                         let reason = format!("it hashes to {found}, the manifest says {expected}");
@@ -250,8 +252,8 @@ fn fingerprint(entry: &Entry, extents: &[Extent]) -> Hash {
 }
 
 /// The hash of a file's content, read in order.
-async fn content_hash(manifest: &Manifest<'_>, entry: &Entry, extents: &[Extent]) -> Result<Hash> {
-    let mut content = Assembler { hasher: Hasher::default(), position: 0, room: 0, runs: entry.data_runs() };
+async fn content_hash(manifest: &Manifest<'_>, entry: &Entry, extents: &[Extent], cancel: &Cancel) -> Result<Hash> {
+    let mut content = Assembler { hasher: Hasher::default(), position: 0, room: 0, runs: entry.data_runs(), cancel };
     let mut rest = extents;
     while !rest.is_empty() {
         let sizes = rest.iter().scan(0, |total, extent| {
@@ -261,28 +263,29 @@ async fn content_hash(manifest: &Manifest<'_>, entry: &Entry, extents: &[Extent]
         let some = sizes.take_while(|total| *total <= WINDOW).count().max(1);
         let (now, later) = rest.split_at(some);
         for data in manifest.chunks().read(now).await? {
-            content.data(&data);
+            content.data(&data)?;
         }
         rest = later;
     }
-    Ok(content.finish(entry.size))
+    content.finish(entry.size)
 }
 
 /// Hashes data and holes in the order of the file.
-struct Assembler<R> {
+struct Assembler<'c, R> {
     hasher: Hasher,
     position: u64,
     /// What is left of the current run of data.
     room: u64,
     runs: R,
+    cancel: &'c Cancel,
 }
 
-impl<R: Iterator<Item = (u64, u64)>> Assembler<R> {
-    fn data(&mut self, mut data: &[u8]) {
+impl<R: Iterator<Item = (u64, u64)>> Assembler<'_, R> {
+    fn data(&mut self, mut data: &[u8]) -> Result<()> {
         while !data.is_empty() {
             if self.room == 0 {
                 let (start, len) = self.runs.next().unwrap_or((self.position, u64::MAX));
-                self.hasher.update_zeros(start - self.position);
+                self.zeros(start - self.position)?;
                 (self.position, self.room) = (start, len);
             }
             // Data may go on behind the next hole.
@@ -293,10 +296,37 @@ impl<R: Iterator<Item = (u64, u64)>> Assembler<R> {
             self.room -= now.len() as u64;
             data = later;
         }
+        Ok(())
     }
 
-    fn finish(mut self, size: u64) -> Hash {
-        self.hasher.update_zeros(size.saturating_sub(self.position));
-        self.hasher.finish()
+    /// The zeros of a hole, which may be longer than anybody waits for.
+    fn zeros(&mut self, mut len: u64) -> Result<()> {
+        while len > 0 {
+            self.cancel.check()?;
+            let step = len.min(ZEROS);
+            self.hasher.update_zeros(step);
+            len -= step;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, size: u64) -> Result<Hash> {
+        self.zeros(size.saturating_sub(self.position))?;
+        Ok(self.hasher.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hole_that_never_ends_can_be_stopped() {
+        let cancel = Cancel::default();
+        let runs = || std::iter::once((u64::MAX - 1, 1));
+        let assembler = || Assembler { hasher: Hasher::default(), position: 0, room: 0, runs: runs(), cancel: &cancel };
+        cancel.cancel();
+        assert_eq!(assembler().finish(u64::MAX).unwrap_err().code(), ExitCode::Interrupted);
+        assert_eq!(assembler().data(b"x").unwrap_err().code(), ExitCode::Interrupted);
     }
 }

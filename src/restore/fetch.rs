@@ -128,8 +128,10 @@ impl Writer<'_, '_> {
             request.cancel.check()?;
             let mut state = lock(&job.state);
             if state.missing == 0 {
-                let staged = self.target.stage(job.entry)?;
-                state.complete(self.target, staged, job.entry)?;
+                match self.target.stage(job.entry) {
+                    Ok(staged) => state.complete(self.target, staged, job.entry)?,
+                    Err(error) => state.fail(error)?,
+                }
             }
         }
         Ok(())
@@ -188,7 +190,10 @@ impl Writer<'_, '_> {
         }
         let staged = match state.staged.take() {
             Some(staged) => staged,
-            None => self.target.stage(job.entry)?,
+            None => match self.target.stage(job.entry) {
+                Ok(staged) => staged,
+                Err(error) => return state.fail(error),
+            },
         };
         if let Err(error) = staged.write_at(piece.at, bytes) {
             return state.fail(error);

@@ -207,7 +207,12 @@ impl Staged {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let (part, fd) = staging.part(|dir, name| fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR))?;
         if entry.size > 0 {
-            fs::ftruncate(&fd, entry.size)?;
+            fs::ftruncate(&fd, entry.size).map_err(|errno| match errno {
+                Errno::FBIG | Errno::INVAL => {
+                    Error::integrity(format!("no file of {} bytes is possible here", entry.size)).because(errno)
+                }
+                other => other.into(),
+            })?;
         }
         Ok(Self { part, file: fd.into(), path: entry.path.clone(), size: entry.size, cancel })
     }
