@@ -3,6 +3,7 @@
 //! Invariants: an unknown key is an error that names key, file and line; the file has no key for a secret value; no message
 //! repeats a value of the file, because people paste secrets into the wrong line.
 
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -66,7 +67,7 @@ pub(super) struct SnapshotTable {
 impl FileSettings {
     /// Reads the file. Relative paths in it are relative to its own folder.
     pub(super) fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
+        let text = read_text(path).map_err(|error| {
             Error::usage(format!("cannot read the configuration file {}", path.display())).because(error)
         })?;
         let mut settings = Self::parse(&text, path)?;
@@ -84,6 +85,14 @@ impl FileSettings {
     fn parse(text: &str, path: &Path) -> Result<Self> {
         toml::from_str(text).map_err(|error| toml_error(&error, text, path))
     }
+}
+
+/// The text of a configuration file or profile, both of which any name may be given for: nothing without end is read.
+pub(super) fn read_text(path: &Path) -> io::Result<String> {
+    const MAX: u64 = 1 << 20;
+    let mut text = String::new();
+    let read = std::fs::File::open(path)?.take(MAX + 1).read_to_string(&mut text)?;
+    if read as u64 > MAX { Err(io::Error::from(io::ErrorKind::FileTooLarge)) } else { Ok(text) }
 }
 
 /// A path of the file as seen from the working directory; `-` (standard input) stays.
@@ -104,11 +113,11 @@ pub(super) fn toml_error(error: &toml::de::Error, text: &str, path: &Path) -> Er
     let message = error.message();
     let mut quoted = message.split('`').skip(1).step_by(2);
     if !message.starts_with("unknown field") {
-        return Error::usage(format!("{place}: {}", without_value(message)));
+        return Error::usage(format!("{place}: {}", shortened(&without_value(message))));
     }
     let key = quoted.next().unwrap_or_default().to_owned();
     let known: Vec<&str> = quoted.collect();
-    let failure = Error::usage(format!("{place}: unknown key `{}`", crate::ui::escape(&key)));
+    let failure = Error::usage(format!("{place}: unknown key `{}`", crate::ui::escape(&shortened(&key))));
     if key == "identity" || key == "signing_key" {
         return failure.hint(format!(
             "secret values do not belong in the file: name a file by `{key}_file`, or set OPSCTL_{}",
@@ -118,6 +127,15 @@ pub(super) fn toml_error(error: &toml::de::Error, text: &str, path: &Path) -> Er
     match nearest(&key, known.iter().copied()) {
         Some(near) => failure.hint(format!("did you mean `{near}`?")),
         None => failure.hint(format!("known here: {}", known.join(", "))),
+    }
+}
+
+/// A text of the file may be as long as the file.
+fn shortened(text: &str) -> String {
+    const SHOWN: usize = 200;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 

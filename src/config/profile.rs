@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::file::toml_error;
+use super::file::{read_text, toml_error};
 use crate::error::{Error, Result};
 
 /// The profiles inside the binary, by name.
@@ -55,7 +55,7 @@ impl Profile {
     /// Loads a built-in profile by name, or a file: text with a `/` or that ends in `.toml` is a file.
     pub fn load(name_or_file: &str) -> Result<Self> {
         if is_file(name_or_file) {
-            let text = std::fs::read_to_string(name_or_file)
+            let text = read_text(Path::new(name_or_file))
                 .map_err(|error| Error::usage(format!("cannot read the profile {name_or_file}")).because(error))?;
             return Self::parse(&text, Path::new(name_or_file));
         }
