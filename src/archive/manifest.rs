@@ -316,7 +316,7 @@ mod tests {
         let extent = Extent { pack: hash, frame, chunk: hash, offset: 0, len: 3 };
         let node = NodeRef { first: path("a"), extent };
         let line = serde_json::to_string(&node).unwrap();
-        assert_eq!(read_branch(line.as_bytes()).unwrap(), [node.clone()]);
+        assert_eq!(read_branch(line.as_bytes()).unwrap(), std::slice::from_ref(&node));
         let root = Root::new(0, vec![node], Counts::default(), Excluded::default());
         let root = serde_json::to_string(&root).unwrap();
         for lie in ["[0,40,8388609]", "[0,16777217,512]", "[1099511627777,40,512]", "[0,40,4294967296]"] {
