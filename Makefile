@@ -32,3 +32,24 @@ bench: tools ## compare with restic and a plain pipe; RECORD=1 also writes docs/
 deny: ## licences, duplicate versions and sources of the crates (needs cargo-deny)
 	@command -v cargo-deny >/dev/null 2>&1 || { echo 'cargo-deny is missing: cargo install --locked cargo-deny' >&2; exit 1; }
 	$(CARGO) deny --locked --offline check licenses bans sources
+
+FUZZ_SECONDS = 600
+FUZZ_TARGETS = manifest receipt pack config time
+# The stable compiler takes the flags of the sanitizer only so.
+CARGO_FUZZ = RUSTC_BOOTSTRAP=1 PATH="$(CURDIR)/.tools/cargo-fuzz/bin:$$PATH" $(CARGO) fuzz
+FUZZ_LIMITS = -rss_limit_mb=1024 -malloc_limit_mb=64 -timeout=10 -max_len=8192
+
+.PHONY: fuzz fuzz-one
+
+.tools/cargo-fuzz/bin/cargo-fuzz:
+	$(CARGO) install --locked --root .tools/cargo-fuzz cargo-fuzz@0.13.2
+
+fuzz: .tools/cargo-fuzz/bin/cargo-fuzz ## fuzz each target for FUZZ_SECONDS
+	@set -e; for target in $(FUZZ_TARGETS); do \
+		mkdir -p "fuzz/work/$$target"; \
+		$(CARGO_FUZZ) run --target-dir fuzz/target "$$target" "fuzz/work/$$target" "fuzz/corpus/$$target" -- \
+			"-dict=fuzz/dict/$$target.dict" $(FUZZ_LIMITS) "-max_total_time=$(FUZZ_SECONDS)" -print_final_stats=1; \
+	done
+
+fuzz-one: .tools/cargo-fuzz/bin/cargo-fuzz
+	$(CARGO_FUZZ) run --target-dir fuzz/target "$(FUZZ_TARGETS)" "$(FUZZ_INPUT)" -- $(FUZZ_LIMITS)
