@@ -271,8 +271,12 @@ impl PackReader {
         let damaged = |e: io::Error| KeyError::Damaged(e.to_string());
         // Seeking to the first byte of a block makes the age crate look for the last block, which
         // may not be here. One byte further it reads this block only; then it steps back inside it.
-        self.age.seek(SeekFrom::Start(frame.offset + 1)).map_err(damaged)?;
-        self.age.seek(SeekFrom::Start(frame.offset)).map_err(damaged)?;
+        let within = frame.offset % AGE_BLOCK;
+        let block = frame.offset - within;
+        self.age.seek(SeekFrom::Start(block + 1)).map_err(damaged)?;
+        self.age.seek(SeekFrom::Start(block)).map_err(damaged)?;
+        // Read up to the frame: a seek beyond the end of a short block makes the age crate panic.
+        io::copy(&mut (&mut self.age).take(within), &mut io::sink()).map_err(damaged)?;
         let mut out = vec![0; frame.stored as usize];
         self.age.read_exact(&mut out).map_err(damaged)?;
         Ok(out)
@@ -381,6 +385,20 @@ mod tests {
             let bytes = [first, &b"-> x y\n\n".repeat(stanzas), rest].concat();
             let error = PackReader::open(Segments::new(vec![(0, Bytes::from(bytes))]), &ids).err().unwrap();
             assert!(matches!(&error, KeyError::Damaged(why) if why.contains(damage)), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_frame_beyond_the_end_of_the_last_block_is_damage() {
+        let (pack, _, ids) = sample(1);
+        let object = Bytes::from(pack.body.concat());
+        let end = pack.size - u64::from(pack.header) - AGE_NONCE;
+        for offset in [end - 17, end - 16, end - 15, end, end + 40, 2 * AGE_BLOCK, 1 << 40] {
+            for stored in [1, 16, 1 << 20] {
+                let mut reader = PackReader::open(Segments::new(vec![(0, object.clone())]), &ids).unwrap();
+                let place = FrameRef { offset, stored, decoded: 0 };
+                assert!(reader.frame(place).is_err() || (offset, stored) == (end - 17, 1), "{place:?}");
+            }
         }
     }
 
