@@ -60,9 +60,9 @@ fn frame(data: &[u8]) {
     let Some((claim, stored)) = data.split_first_chunk::<4>() else { return };
     CODEC.with_borrow_mut(|codec| {
         let claim = u32::from_le_bytes(*claim);
-        match codec.decode(stored, claim) {
+        match codec.decode(stored, claim).map(<[u8]>::to_vec) {
             Ok(tar) => {
-                assert!(tar.len() == claim as usize && tar.capacity() <= 2 * MAX_FRAME as usize && claim <= MAX_FRAME);
+                assert!(tar.len() == claim as usize && claim <= MAX_FRAME);
                 if tar.len() <= 64 << 10 {
                     let again = codec.encode(&tar).unwrap();
                     assert_eq!(codec.decode(&again, claim).unwrap(), tar);
