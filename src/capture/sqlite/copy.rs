@@ -1,9 +1,14 @@
 //! Capture by copying the files while they are at rest.
+//!
+//! A main file without log and journal needs nothing more: it is the database. With one of them SQLite puts the
+//! copies together.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OpenFlags};
@@ -24,7 +29,12 @@ pub(super) fn copied(
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Try<Captured>> {
     let most = match copy_files(dir, name, room, cancelled)? {
-        Try::Done(most) => most,
+        Try::Done(Some(most)) => most,
+        Try::Done(None) => {
+            let page_size = page_size(&room.at("live"))?;
+            std::fs::rename(room.at("live"), room.at("copy"))?;
+            return finish(room, page_size, Method::Copied, cancelled).map(Try::Done);
+        }
         Try::Busy => return Ok(Try::Busy),
         Try::No(why) => return Ok(Try::No(why)),
     };
@@ -37,7 +47,18 @@ pub(super) fn copied(
     finish(room, page_size, Method::Copied, cancelled).map(Try::Done)
 }
 
-/// Copies main file, `-wal` and hot `-journal` (never `-shm`) to `live*` in `room`, and returns the limit for `pin`.
+/// The page size in the header of a database that is one file. 65,536 does not fit its two bytes and is written as 1.
+fn page_size(path: &Path) -> Result<u32> {
+    let mut bytes = [0; 2];
+    File::open(path)?.read_exact_at(&mut bytes, 16)?;
+    Ok(match u16::from_be_bytes(bytes) {
+        1 => 65_536,
+        size => u32::from(size),
+    })
+}
+
+/// Copies main file, `-wal` and hot `-journal` (never `-shm`) to `live*` in `room`, and returns the limit for `pin`,
+/// or nothing if there is only a main file.
 ///
 /// Why equal stamps prove that the copies belong to one moment: a write sets the ctime to the kernel's clock,
 /// which moves in ticks of up to 10 ms, so a write can leave the ctime as it was only if it happens in the very
@@ -46,7 +67,12 @@ pub(super) fn copied(
 /// has left every ctime behind by the margin. (A ctime in the future, after the clock was set back, is as good
 /// if it still is when the copy ends.) ctimes without a fraction come from file systems that store whole
 /// seconds, and get a margin of two. SQLite writes database, log and journal with `write`, never by mapping.
-fn copy_files(dir: BorrowedFd<'_>, name: &OsStr, room: &Room, cancelled: &dyn Fn() -> bool) -> Result<Try<u64>> {
+fn copy_files(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    room: &Room,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Try<Option<u64>>> {
     room.clear("live")?;
     room.clear("copy")?;
     let waiting = Instant::now();
@@ -67,6 +93,8 @@ fn copy_files(dir: BorrowedFd<'_>, name: &OsStr, room: &Room, cancelled: &dyn Fn
         std::thread::sleep(Duration::from_millis(10));
     };
     let files = [("", Some(&before.main)), ("-wal", before.wal.as_ref()), ("-journal", before.journal.as_ref())];
+    // SQLite makes something of a main file without a byte, and so does the other way.
+    let mut has_more = before.main.size == 0;
     for (suffix, stamp) in files {
         let Some(stamp) = stamp else { continue };
         let mut from = match open_at(dir, &with_suffix(name, suffix)) {
@@ -82,6 +110,7 @@ fn copy_files(dir: BorrowedFd<'_>, name: &OsStr, room: &Room, cancelled: &dyn Fn
             }
             from.rewind()?;
         }
+        has_more |= !suffix.is_empty();
         let to = room.create(&format!("live{suffix}"))?;
         let mut left = stamp.size;
         while left > 0 {
@@ -105,7 +134,7 @@ fn copy_files(dir: BorrowedFd<'_>, name: &OsStr, room: &Room, cancelled: &dyn Fn
         return Ok(Try::Busy);
     }
     let total = before.stamps().fold(0, |sum: u64, stamp| sum.saturating_add(stamp.size));
-    Ok(Try::Done(total.saturating_mul(8).saturating_add(1 << 30)))
+    Ok(Try::Done(has_more.then(|| total.saturating_mul(8).saturating_add(1 << 30))))
 }
 
 /// The files that make up one database.
