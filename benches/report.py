@@ -37,13 +37,16 @@ def table(head, rows):
 
 def local(found):
     ours, restic, pipe = (found[tool.name] for tool in (tools.Opsctl, tools.Restic, tools.Pipe))
-    rows = []
+    rows, missed = [], []
     for verb, title in ROWS.items():
         wall = [median(tool[verb], "wall") for tool in (ours, restic, pipe)]
         aim = TARGETS.get(verb, (None, None))
-        goal = ", ".join(f"≤ {bound} × {name}" for bound, name in zip(aim, ("restic", "pipe")) if bound) or "–"
+        goals = [(wall[0] / other, bound, name) for other, bound, name in zip(wall[1:], aim, ("restic", "pipe")) if bound]
+        goal = ", ".join(f"≤ {bound} × {name}" for _, bound, name in goals) or "–"
+        missed += [f"{title}: {ratio:.2f} × {name} instead of {bound}" for ratio, bound, name in goals if round(ratio, 2) > bound]
         rows.append([title, *(f"{value:.2f} s" for value in wall), f"{wall[0] / wall[1]:.2f}", f"{wall[0] / wall[2]:.2f}", goal])
     text = "### Time\n\n" + table(["", "opsctl", "restic", "pipe", "÷ restic", "÷ pipe", "aim"], rows)
+    text += "\n\nMissed: " + ("; ".join(missed) or "nothing") + "."
     rows = [[title] + [f"{median(tool[verb], 'cpu'):.2f} s, {mib(median(tool[verb], 'peak'))}" for tool in (ours, restic, pipe)] for verb, title in ROWS.items()]
     text += "\n\n### Processor time and peak memory\n\n" + table(["", "opsctl", "restic", "pipe"], rows)
     rows = []
@@ -52,18 +55,17 @@ def local(found):
         last = f"{size[2] / 1e6:.1f} MB" if key == "stored" else "the whole again"
         rows.append([title, *(f"{value / 1e6:.1f} MB" for value in size[:2]), last, f"{size[0] / size[1]:.2f}"])
     text += "\n\n### Stored bytes (aim: no more than restic's)\n\n" + table(["", "opsctl", "restic", "pipe", "÷ restic"], rows)
-    worst = max(cost["peak"] for verb in ROWS for cost in ours[verb])
-    return text + f"\n\nLargest peak of opsctl in any run: {mib(worst)} (aim: at most {mib(PEAK)})."
+    return text
 
 
 def network(found, rate):
     rows = []
+    ideal = found["bytes"] / (rate * 1e6)
     for verb, title in (("upload", "first snapshot"), ("restore", "full restore")):
-        ours, restic = (found[tool.name][verb] for tool in (tools.Opsctl, tools.Restic))
-        ideal = median(ours, "ideal")
+        ours, restic = (found["tools"][tool.name][verb] for tool in (tools.Opsctl, tools.Restic))
         wall = [median(costs, "wall") for costs in (ours, restic)]
         rows.append([title, *(f"{value:.2f} s" for value in wall), f"{ideal:.2f} s", f"{wall[0] / ideal:.2f}", f"{wall[0] / wall[1]:.2f}", mib(median(ours, "peak"))])
-    head = ["", "opsctl", "restic", "bytes ÷ bandwidth", "opsctl ÷ that (aim: ≤ 1.3)", "÷ restic (aim: ≤ 1)", "peak of opsctl"]
+    head = ["", "opsctl", "restic", "stored bytes ÷ bandwidth", "opsctl ÷ that (aim: ≤ 1.3)", "÷ restic (aim: ≤ 1)", "peak of opsctl"]
     return f"### Large data over a network: 40 ms a request, {rate:.0f} MB/s\n\n" + table(head, rows)
 
 
@@ -78,8 +80,16 @@ def memory(found):
     return "### Growth of opsctl's peak memory\n\n" + table(head, rows)
 
 
+def worst(found):
+    """The largest memory of opsctl in any run of any part."""
+    peaks = [cost["peak"] for part in (found.get("local", {}), found.get("network", {}).get("tools", {}))
+             for costs in part.get(tools.Opsctl.name, {}).values() for cost in costs if isinstance(cost, dict)]
+    peaks += [peak for tree in found.get("memory", {}).values() for verb, peak in tree.items() if verb in ROWS]
+    return f"Largest peak of opsctl in any run: {mib(max(peaks))} (aim: at most {mib(PEAK)})."
+
+
 def render(found):
-    intro = f"Measured on {found['machine']}, medians of {found['rounds']} rounds (network: of {min(3, found['rounds'])}): {'; '.join(found['versions'])}."
+    intro = f"Measured on {found['machine']}, medians of {found['rounds']} rounds: {'; '.join(found['versions'])}."
     if "data" in found:
         intro += f" Data: {found['data']['files']:,} files, {found['data']['bytes'] / 1e6:.0f} MB."
     parts = [intro]
@@ -89,6 +99,7 @@ def render(found):
         parts.append(network(found["network"], found["rate"]))
     if "memory" in found:
         parts.append(memory(found["memory"]))
+    parts.append(worst(found))
     return "\n\n".join(parts)
 
 

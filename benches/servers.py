@@ -52,21 +52,27 @@ def seaweed(folder):
     with open(folder / "log", "ab") as log:
         server = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "--", *map(str, command)], env=tools.clean_env(HOME=folder), cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        wait_until_ready(ports["s3.port"], server, folder / "log")
+        wait_until_ready(ports, server, folder / "log")
         yield ports["s3.port"], s3
     finally:
         server.kill()
         server.wait()
+        # Sockets of a fixed place that outlive a killed server.
+        for name in ("master", "volume", "filer", "s3"):
+            Path(f"/tmp/seaweedfs-{name}-grpc-{ports[f'{name}.port.grpc']}.sock").unlink(missing_ok=True)
 
 
-def wait_until_ready(port, server, log):
+def wait_until_ready(ports, server, log):
+    """Until the S3 side answers and the bucket is there."""
+    questions = [f"http://127.0.0.1:{ports['s3.port']}/healthz"]
+    questions.append(urllib.request.Request(f"http://127.0.0.1:{ports['filer.port']}/buckets/{BUCKET}/", method="PUT"))
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            break
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2) as answer:
-            if answer.status == 200:
-                return
+    while time.monotonic() < deadline and server.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(questions[0], timeout=2) as answer:
+            if answer.status < 300:
+                questions.pop(0)
+        if not questions:
+            return
         time.sleep(0.2)
     sys.exit(f"SeaweedFS did not start, see {log}")
 
@@ -78,13 +84,6 @@ class Network:
         command = [sys.executable, Path(__file__).parent / "slow_network.py", f"--to={port}", f"--delay={delay}", f"--rate={rate}"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.url = f"http://127.0.0.1:{self.process.stdout.readline().strip()}"
-
-    def carried(self):
-        """Bytes so far, up and down."""
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        up, down = self.process.stdout.readline().split()
-        return int(up), int(down)
 
     def __enter__(self):
         return self

@@ -5,7 +5,7 @@ A request begins when the client sends after the server has answered, or on a ne
 by all connections, in each direction by itself. The bodies pass through unchanged.
 
 Usage: slow_network.py --to PORT --delay SECONDS --rate BYTES_PER_SECOND
-It prints its own port, and for each line on standard input the bytes carried so far, up and down. It ends with its input.
+It prints its own port, and ends with its input.
 """
 
 import argparse
@@ -22,10 +22,8 @@ class Link:
     def __init__(self, rate):
         self.rate = rate
         self.free_at = 0.0
-        self.carried = 0
 
     async def carry(self, length):
-        self.carried += length
         begin = max(time.monotonic(), self.free_at)
         self.free_at = begin + length / self.rate
         wait = self.free_at - time.monotonic()
@@ -72,8 +70,7 @@ async def main():
     proxy = Proxy(options.to, options.delay, options.rate)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, limit=4 * PIECE)
     print(server.sockets[0].getsockname()[1], flush=True)
-    while await asyncio.to_thread(sys.stdin.readline):
-        print(proxy.up.carried, proxy.down.carried, flush=True)
+    await asyncio.to_thread(sys.stdin.read)
 
 
 if __name__ == "__main__":

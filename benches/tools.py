@@ -34,7 +34,7 @@ class Tool:
         self.set_up()
 
     def run(self, *command):
-        return measure.run([str(word) for word in command], self.env, self.log)
+        return measure.run(command, self.env, self.log)
 
     def stored(self):
         return measure.tree_size(self.folder / "store")
@@ -52,14 +52,13 @@ class Opsctl(Tool):
         return version([cls.binary, "--version"])
 
     def set_up(self):
-        keys = {"OPSCTL_SIGNING_KEY_FILE": self.folder / "key", "OPSCTL_STATE_DIR": self.folder / "state"}
+        keys = {"OPSCTL_STATE_DIR": self.folder / "state"}
         store = f"file://{self.folder}/store"
         if self.s3:
             store = f"s3://{self.s3.bucket}/opsctl-{self.folder.name}"
             keys |= {"AWS_ENDPOINT_URL": self.s3.url, "AWS_REGION": "us-east-1", "AWS_S3_URL_STYLE": "path"}
         self.env |= {name: str(value) for name, value in keys.items()} | {"OPSCTL_STORE": store, "OPSCTL_SOURCE": "bench"}
         new = ["--new-identity", self.folder / "identity", "--new-signing-key", self.folder / "key"]
-        del self.env["OPSCTL_SIGNING_KEY_FILE"]
         self.run(self.binary, "init", *new)
         self.env |= {"OPSCTL_SIGNING_KEY_FILE": str(self.folder / "key"), "OPSCTL_IDENTITY_FILE": str(self.folder / "identity")}
 
