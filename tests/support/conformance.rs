@@ -442,7 +442,8 @@ async fn of_many_writers_of_other_lengths_one_wins(subject: &Subject, store: &St
 /// Sixteen writers of one name, all at once, over and over.
 async fn race(subject: &Subject, store: &Store, body: impl Fn(u64) -> Vec<u8>) {
     const WRITERS: u64 = 16;
-    for round in 0..1 {
+    const ROUNDS: u64 = 20;
+    for round in 0..ROUNDS {
         let key = format!("packs/{round}");
         let bodies: Vec<Bytes> = (0..WRITERS).map(|n| body(round * WRITERS + n).into()).collect();
         let gate = std::sync::Arc::new(tokio::sync::Barrier::new(bodies.len()));
@@ -466,7 +467,7 @@ async fn race(subject: &Subject, store: &Store, body: impl Fn(u64) -> Vec<u8>) {
                     found: kept.len() as u64,
                 }),
             };
-            assert_eq!(*outcome, expected, "writer {n}, and {winner} won");
+            assert_eq!(*outcome, expected, "round {round}, writer {n}, and {winner} won");
         }
     }
 }
