@@ -315,6 +315,29 @@ impl Drop for Guarded {
     }
 }
 
+/// Runs to the end, and the most memory that it had at any time, as often as the kernel was asked.
+pub fn measured(dir: &TestDir, mut command: Command, limit: Duration) -> (Done, u64) {
+    let (out, err) = (dir.join("stdout"), dir.join("stderr"));
+    let file = |path| std::fs::File::create(path).expect("create a file");
+    let mut running = Guarded(
+        command.stdin(Stdio::null()).stdout(file(&out)).stderr(file(&err)).spawn().expect("start the program"),
+    );
+    let status = format!("/proc/{}/status", running.0.id());
+    let mut peak = 0;
+    let ended = wait_for("the program to end", limit, || {
+        // A high-water mark: it only misses what comes between the last look and the end.
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        peak = peak.max(kib.unwrap_or_default() << 10);
+        running.0.try_wait().expect("wait for the program")
+    });
+    let read = |path| std::fs::read(path).expect("read its output");
+    let (stdout, stderr) = (read(out), read(err));
+    let code = ended.code().unwrap_or_else(|| panic!("{ended}\n{}", String::from_utf8_lossy(&stderr)));
+    (done(code, &stdout, &stderr), peak)
+}
+
 /// A mounted file system, unmounted when it goes out of scope.
 #[derive(Debug)]
 pub struct Mounted(PathBuf);
