@@ -319,9 +319,8 @@ impl Drop for Guarded {
 pub fn measured(dir: &TestDir, mut command: Command, limit: Duration) -> (Done, u64) {
     let (out, err) = (dir.join("stdout"), dir.join("stderr"));
     let file = |path| std::fs::File::create(path).expect("create a file");
-    let mut running = Guarded(
-        command.stdin(Stdio::null()).stdout(file(&out)).stderr(file(&err)).spawn().expect("start the program"),
-    );
+    let mut running =
+        Guarded(command.stdin(Stdio::null()).stdout(file(&out)).stderr(file(&err)).spawn().expect("start the program"));
     let status = format!("/proc/{}/status", running.0.id());
     let mut peak = 0;
     let ended = wait_for("the program to end", limit, || {
