@@ -21,8 +21,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use ends::{KIB, ON, READS, Reads, Scene, assert_counted};
+use ends::{End, KIB, ON, READS, Reads, Scene, assert_counted};
 use lab::{TRIES, fast};
 use opsctl::ExitCode;
 use opsctl::providers::store::{Location, Store};
@@ -51,6 +52,10 @@ enum Http {
     Nothing,
     /// The body comes in small pieces.
     Drip,
+    /// No answer at all.
+    Silence,
+    /// Half the body comes, and then nothing.
+    Stall,
 }
 
 impl Http {
@@ -84,6 +89,15 @@ impl Http {
                 }
                 other => other,
             })),
+            Self::Silence => Turn::Instead(Reply::Never),
+            Self::Stall => Turn::Change(Box::new(|reply| match reply {
+                Reply::Send(head, body) => {
+                    let (gate, half) = (Gate::default(), body.len().div_ceil(2));
+                    gate.open(1);
+                    Reply::Drip(head, body, half, gate)
+                }
+                other => other,
+            })),
         }
     }
 
@@ -112,8 +126,13 @@ fn misbehaving(folder: &Path, start: &str, nth: usize, length: usize, fault: Htt
 
 /// The client of the program, with short waits.
 fn client(stub: &StubStore) -> Store {
+    impatient(stub, Duration::from_secs(300))
+}
+
+/// The same, which waits for no answer longer than this.
+fn impatient(stub: &StubStore, limit: Duration) -> Store {
     let env: BTreeMap<String, String> = stub.env().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    Store::open(&Location::parse("s3://stub/p").unwrap(), &env).unwrap().with_retry(fast())
+    Store::open_with(&Location::parse("s3://stub/p").unwrap(), &env, limit).unwrap().with_retry(fast())
 }
 
 /// The store in a folder as it is, without a network.
@@ -304,6 +323,54 @@ fn reading_over_http_ends_cleanly_when_a_server_keeps_failing() {
             }
         }
     }
+}
+
+/// Requests that only the client's own clock ends, and what they wait for in vain.
+const SILENT: [(&str, Http); 6] = [
+    ("PUT packs/", Http::Silence),
+    ("LIST", Http::Silence),
+    ("LIST", Http::Stall),
+    ("GET packs/", Http::Silence),
+    ("GET packs/", Http::Stall),
+    ("GET snapshots/", Http::Stall),
+];
+
+/// A server that does not answer, or stops in the middle of its answer, holds the connection open for ever.
+#[test]
+fn a_server_that_falls_silent_is_asked_again_and_then_given_up() {
+    // Much longer than any answer takes here.
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let scene = Scene::new();
+    let (empty, stored) = (scene.lab.folder(), scene.lab.folder());
+    scene.lab.snapshot(&plain(&stored), &scene.lab.state(None)).unwrap();
+    std::thread::scope(|scope| {
+        for (name, fault) in SILENT {
+            for length in [1, ON] {
+                let (scene, empty, stored) = (&scene, &empty, &stored);
+                scope.spawn(move || {
+                    let writes = name.starts_with("PUT");
+                    let folder = copied(scene, if writes { empty } else { stored });
+                    let stub = misbehaving(&folder, name, 1, length, fault);
+                    let store = impatient(&stub, PATIENCE);
+                    let end = if writes {
+                        scene.snapshot(&store, &plain(&folder)).0
+                    } else {
+                        scene.read(Reads::Restore, &store)
+                    };
+                    if length == 1 {
+                        end.good();
+                        assert!(store.stats().retries >= 1, "{fault:?} at {name}: {:?}", store.stats());
+                        return;
+                    }
+                    // The first LIST is one of the keys.
+                    let object = name.split(' ').nth(1).unwrap_or("(keys)");
+                    end.bad(&[ExitCode::Failed, ExitCode::Integrity], object);
+                    assert!(matches!(&end, End::Bad(_, text) if text.contains("timed out")), "{end:?}");
+                    assert_eq!(stub.count(name), TRIES, "{fault:?} at {name}: no more tries than there should be");
+                });
+            }
+        }
+    });
 }
 
 /// The real program, with its real waits.

@@ -12,7 +12,7 @@ use url::{Host, Url};
 
 use super::env::{Env, first};
 use super::error::StoreError;
-use super::http::{Connector, client_options, no_inner_retries};
+use super::http::{Connector, no_inner_retries};
 use super::location::Location;
 
 fn bad(detail: &str) -> StoreError {
@@ -46,7 +46,7 @@ fn is_loopback(url: &str) -> bool {
 }
 
 /// A client for `gs://`.
-pub(super) fn google(location: &Location, env: &dyn Env) -> Result<Arc<dyn ObjectStore>, StoreError> {
+pub(super) fn google(location: &Location, env: &dyn Env, http: &Connector) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let emulator = first(env, &["STORAGE_EMULATOR_HOST"])
         .map(|host| if host.contains("://") { host } else { format!("http://{host}") })
         .map(|url| base_url("STORAGE_EMULATOR_HOST", &url))
@@ -54,9 +54,9 @@ pub(super) fn google(location: &Location, env: &dyn Env) -> Result<Arc<dyn Objec
     let plain_http = emulator.as_ref().is_some_and(|url| url.starts_with("http://"));
     let mut builder = GoogleCloudStorageBuilder::new()
         .with_bucket_name(&location.bucket)
-        .with_client_options(client_options(plain_http))
+        .with_client_options(http.options(plain_http))
         .with_retry(no_inner_retries())
-        .with_http_connector(Connector);
+        .with_http_connector(http.clone());
     if let Some(url) = emulator {
         // An emulator wants no credentials; a real key must not be sent to it.
         let nobody = StaticCredentialProvider::new(GcpCredential { bearer: String::new() });
@@ -80,7 +80,7 @@ pub(super) fn google(location: &Location, env: &dyn Env) -> Result<Arc<dyn Objec
 }
 
 /// A client for `az://`.
-pub(super) fn azure(location: &Location, env: &dyn Env) -> Result<Arc<dyn ObjectStore>, StoreError> {
+pub(super) fn azure(location: &Location, env: &dyn Env, http: &Connector) -> Result<Arc<dyn ObjectStore>, StoreError> {
     // It would stand for an account, a key and an address; one way to name these is enough.
     if first(env, &["AZURE_STORAGE_USE_EMULATOR"]).is_some_and(|value| value != "false") {
         return Err(bad(
@@ -99,9 +99,9 @@ pub(super) fn azure(location: &Location, env: &dyn Env) -> Result<Arc<dyn Object
     }
     let mut builder = MicrosoftAzureBuilder::new()
         .with_container_name(&location.bucket)
-        .with_client_options(client_options(plain_http))
+        .with_client_options(http.options(plain_http))
         .with_retry(no_inner_retries())
-        .with_http_connector(Connector);
+        .with_http_connector(http.clone());
     if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(endpoint);
     }
@@ -146,12 +146,15 @@ pub(super) fn azure(location: &Location, env: &dyn Env) -> Result<Arc<dyn Object
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::providers::store::http::REQUEST_TIMEOUT;
     use crate::providers::store::tests::env;
 
-    type Open = fn(&Location, &dyn Env) -> Result<Arc<dyn ObjectStore>, StoreError>;
+    const HTTP: Connector = Connector { timeout: REQUEST_TIMEOUT };
+
+    type Open = fn(&Location, &dyn Env, &Connector) -> Result<Arc<dyn ObjectStore>, StoreError>;
 
     fn problem(open: Open, url: &str, variables: &[(&str, &str)]) -> StoreError {
-        open(&Location::parse(url).unwrap(), &env(variables)).map(|_| ()).unwrap_err()
+        open(&Location::parse(url).unwrap(), &env(variables), &HTTP).map(|_| ()).unwrap_err()
     }
 
     #[test]
@@ -164,7 +167,8 @@ mod tests {
         assert!(
             problem(google, "gs://b", &[("STORAGE_EMULATOR_HOST", "http://u:hunter2@h")]).to_string().contains("HOST")
         );
-        google(&Location::parse("gs://b").unwrap(), &env(&[("STORAGE_EMULATOR_HOST", "localhost:4443")])).unwrap();
+        google(&Location::parse("gs://b").unwrap(), &env(&[("STORAGE_EMULATOR_HOST", "localhost:4443")]), &HTTP)
+            .unwrap();
     }
 
     #[test]
@@ -178,9 +182,9 @@ mod tests {
         let emulator = problem(azure, "az://c", &[("AZURE_STORAGE_USE_EMULATOR", "true")]);
         assert!(emulator.to_string().contains("AZURE_STORAGE_ENDPOINT"), "{emulator}");
         let location = Location::parse("az://c/p").unwrap();
-        azure(&location, &env(&[account, ("AZURE_STORAGE_ACCOUNT_KEY", "aGk=")])).unwrap();
-        azure(&location, &env(&[account, ("AZURE_STORAGE_SAS_TOKEN", "?sv=1&sig=x")])).unwrap();
-        azure(&location, &env(&[("AZURE_STORAGE_ACCOUNT", "acc"), ("AZURE_STORAGE_KEY", "aGk=")])).unwrap();
+        azure(&location, &env(&[account, ("AZURE_STORAGE_ACCOUNT_KEY", "aGk=")]), &HTTP).unwrap();
+        azure(&location, &env(&[account, ("AZURE_STORAGE_SAS_TOKEN", "?sv=1&sig=x")]), &HTTP).unwrap();
+        azure(&location, &env(&[("AZURE_STORAGE_ACCOUNT", "acc"), ("AZURE_STORAGE_KEY", "aGk=")]), &HTTP).unwrap();
     }
 
     #[test]
@@ -188,7 +192,7 @@ mod tests {
         let open = |endpoint: &str| {
             let account = [("AZURE_STORAGE_ACCOUNT_NAME", "acc"), ("AZURE_STORAGE_ACCOUNT_KEY", "aGk=")];
             let endpoint = ("AZURE_STORAGE_ENDPOINT", endpoint);
-            azure(&Location::parse("az://c").unwrap(), &env(&[account[0], account[1], endpoint])).map(|_| ())
+            azure(&Location::parse("az://c").unwrap(), &env(&[account[0], account[1], endpoint]), &HTTP).map(|_| ())
         };
         for url in
             ["http://127.0.0.1:10000/acc", "http://localhost:1/acc", "http://[::1]:1/acc", "https://blobs.example"]

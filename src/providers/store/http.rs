@@ -33,8 +33,8 @@ const MAX_MESSAGE: usize = 200;
 /// What a success counts as that answers a LIST without a listing: a failure of the server.
 const NO_LISTING: u16 = 500;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Long enough for one pack of 32 MiB over a line of 1 Mbit/s.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
+/// What one request may take with its body: long enough for one pack of 32 MiB over a line of 1 Mbit/s.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// An HTTP answer that is not the success that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,11 +62,6 @@ impl fmt::Display for HttpFault {
 
 impl std::error::Error for HttpFault {}
 
-/// The client options of every cloud backend.
-pub(super) fn client_options(allow_http: bool) -> ClientOptions {
-    ClientOptions::new().with_connect_timeout(CONNECT_TIMEOUT).with_timeout(REQUEST_TIMEOUT).with_allow_http(allow_http)
-}
-
 /// No retries inside `object_store`: `retry.rs` makes up to 8 tries of its own, and 8 × 10 silent ones behind them
 /// would hide an outage for half an hour.
 pub(super) fn no_inner_retries() -> RetryConfig {
@@ -74,8 +69,21 @@ pub(super) fn no_inner_retries() -> RetryConfig {
 }
 
 /// Makes clients that report faults as [`HttpFault`].
-#[derive(Debug)]
-pub(super) struct Connector;
+#[derive(Debug, Clone)]
+pub(super) struct Connector {
+    /// What one request may take with its body.
+    pub(super) timeout: Duration,
+}
+
+impl Connector {
+    /// The client options of every cloud backend.
+    pub(super) fn options(&self, allow_http: bool) -> ClientOptions {
+        ClientOptions::new()
+            .with_connect_timeout(CONNECT_TIMEOUT)
+            .with_timeout(self.timeout)
+            .with_allow_http(allow_http)
+    }
+}
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
@@ -90,7 +98,7 @@ impl HttpConnector for Connector {
             .redirect(reqwest::redirect::Policy::none())
             .http1_only()
             .connect_timeout(time(ClientConfigKey::ConnectTimeout, CONNECT_TIMEOUT))
-            .timeout(time(ClientConfigKey::Timeout, REQUEST_TIMEOUT))
+            .timeout(time(ClientConfigKey::Timeout, self.timeout))
             .https_only(option(ClientConfigKey::AllowHttp).as_deref() != Some("true"))
             .build()
             .map_err(|source| object_store::Error::Generic { store: "http", source: source.into() })?;

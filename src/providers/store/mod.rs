@@ -38,6 +38,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use object_store::local::LocalFileSystem;
@@ -131,16 +132,25 @@ impl Store {
     /// [`StoreError::NotFound`] for a missing directory, [`StoreError::Denied`] and [`StoreError::BadConfig`] for
     /// missing and wrong variables.
     pub fn open(location: &Location, env: &dyn Env) -> Result<Self, StoreError> {
+        Self::open_with(location, env, http::REQUEST_TIMEOUT)
+    }
+
+    /// Like [`Store::open`], with another limit to the time that one HTTP request may take with its body.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`].
+    pub fn open_with(location: &Location, env: &dyn Env, request_timeout: Duration) -> Result<Self, StoreError> {
+        let http = http::Connector { timeout: request_timeout };
         let mut location = location.clone();
         let backend = match location.scheme {
             Scheme::File => directory(&location)?,
             Scheme::S3 => {
                 let settings = s3::Settings::read(&location, env)?;
                 settings.bucket().clone_into(&mut location.bucket);
-                settings.build()?
+                settings.build(&http)?
             }
-            Scheme::Gs => cloud::google(&location, env)?,
-            Scheme::Az => cloud::azure(&location, env)?,
+            Scheme::Gs => cloud::google(&location, env, &http)?,
+            Scheme::Az => cloud::azure(&location, env, &http)?,
             // It would take a backup and lose it when the process ends.
             Scheme::Memory => {
                 return Err(StoreError::BadLocation { detail: "memory:// keeps nothing, it exists for tests".into() });

@@ -16,7 +16,7 @@ use url::{Host, Url};
 
 use super::env::{Env, first};
 use super::error::StoreError;
-use super::http::{Connector, client_options, no_inner_retries};
+use super::http::{Connector, no_inner_retries};
 use super::location::Location;
 
 /// How requests are signed.
@@ -72,16 +72,16 @@ impl Settings {
     }
 
     /// Makes the client.
-    pub(super) fn build(self) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    pub(super) fn build(self, http: &Connector) -> Result<Arc<dyn ObjectStore>, StoreError> {
         let plain_http = self.endpoint.as_ref().is_some_and(|url| url.starts_with("http://"));
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name(&self.bucket)
             .with_virtual_hosted_style_request(self.virtual_hosted)
             // A store checks what it receives; a bucket with object lock demands it.
             .with_checksum_algorithm(Checksum::SHA256)
-            .with_client_options(client_options(plain_http))
+            .with_client_options(http.options(plain_http))
             .with_retry(no_inner_retries())
-            .with_http_connector(Connector);
+            .with_http_connector(http.clone());
         if let Some(endpoint) = self.endpoint {
             builder = builder.with_endpoint(endpoint);
         }
@@ -215,7 +215,10 @@ fn endpoint_url(name: &str, value: &str, bucket: &str, virtual_hosted: bool) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::providers::store::http::REQUEST_TIMEOUT;
     use crate::providers::store::tests::env;
+
+    const HTTP: Connector = Connector { timeout: REQUEST_TIMEOUT };
 
     fn read(url: &str, variables: &[(&str, &str)]) -> Result<Settings, StoreError> {
         Settings::read(&Location::parse(url).unwrap(), &env(variables))
@@ -243,7 +246,7 @@ mod tests {
         assert_eq!((settings.bucket(), id(&settings)), ("rw-bucket", "rw-id"));
         assert_eq!(settings.region.as_deref(), Some("auto"));
         assert_eq!(settings.endpoint.as_deref(), Some("https://rw-bucket.storage.railway.app"));
-        settings.build().unwrap();
+        settings.build(&HTTP).unwrap();
         // A bucket in the URL comes before the variable.
         assert_eq!(read("s3://mine", &RAILWAY).unwrap().bucket(), "mine");
     }
@@ -315,7 +318,7 @@ mod tests {
         let role = read("s3://b", &[("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/hunter2")]).unwrap();
         assert_eq!(id(&role), "role");
         assert!(!format!("{role:?}").contains("hunter2"));
-        role.build().unwrap();
+        role.build(&HTTP).unwrap();
     }
 
     #[test]
