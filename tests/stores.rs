@@ -7,7 +7,7 @@ mod support;
 #[path = "support/conformance.rs"]
 mod conformance;
 
-use conformance::{Capabilities, Subject, open, run};
+use conformance::{Capabilities, MANY, Subject, open, run};
 use opsctl::providers::store::Store;
 use support::TestDir;
 use support::azurite::Azurite;
@@ -35,6 +35,7 @@ async fn a_folder_conforms() {
     run(&Subject {
         name: "file",
         can: documented("folder"),
+        page: MANY,
         missing: Some(missing),
         folder: Some(dir.path().to_owned()),
         open: Box::new(move |prefix| open(&dir.file_url(prefix), &[])),
@@ -47,6 +48,7 @@ async fn memory_conforms() {
     run(&Subject {
         name: "memory",
         can: documented("memory"),
+        page: MANY,
         open: Box::new(|_| Store::in_memory()),
         folder: None,
         missing: None,
@@ -61,6 +63,7 @@ async fn seaweedfs_conforms() {
     run(&Subject {
         name: "SeaweedFS",
         can: documented("SeaweedFS"),
+        page: 1_000,
         missing: Some(open("s3://no-such-bucket/p", &env)),
         folder: None,
         open: Box::new(move |prefix| open(&server.store_url(prefix), &env)),
@@ -75,6 +78,7 @@ async fn rclone_conforms_with_two_exemptions() {
     run(&Subject {
         name: "rclone",
         can: documented("rclone"),
+        page: 1_000,
         missing: Some(open("s3://no-such-bucket/p", &env)),
         folder: None,
         open: Box::new(move |prefix| open(&server.store_url(prefix), &env)),
@@ -89,6 +93,7 @@ async fn azurite_conforms() {
     run(&Subject {
         name: "Azurite",
         can: documented("Azurite"),
+        page: 5_000,
         missing: Some(open("az://no-such-container/p", &env)),
         folder: None,
         open: Box::new(move |prefix| open(&server.store_url(prefix), &env)),

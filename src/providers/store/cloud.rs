@@ -149,12 +149,14 @@ mod tests {
     use crate::providers::store::http::REQUEST_TIMEOUT;
     use crate::providers::store::tests::env;
 
-    const HTTP: Connector = Connector { timeout: REQUEST_TIMEOUT };
+    fn http() -> Connector {
+        Connector::new(REQUEST_TIMEOUT)
+    }
 
     type Open = fn(&Location, &dyn Env, &Connector) -> Result<Arc<dyn ObjectStore>, StoreError>;
 
     fn problem(open: Open, url: &str, variables: &[(&str, &str)]) -> StoreError {
-        open(&Location::parse(url).unwrap(), &env(variables), &HTTP).map(|_| ()).unwrap_err()
+        open(&Location::parse(url).unwrap(), &env(variables), &http()).map(|_| ()).unwrap_err()
     }
 
     #[test]
@@ -167,7 +169,7 @@ mod tests {
         assert!(
             problem(google, "gs://b", &[("STORAGE_EMULATOR_HOST", "http://u:hunter2@h")]).to_string().contains("HOST")
         );
-        google(&Location::parse("gs://b").unwrap(), &env(&[("STORAGE_EMULATOR_HOST", "localhost:4443")]), &HTTP)
+        google(&Location::parse("gs://b").unwrap(), &env(&[("STORAGE_EMULATOR_HOST", "localhost:4443")]), &http())
             .unwrap();
     }
 
@@ -182,9 +184,9 @@ mod tests {
         let emulator = problem(azure, "az://c", &[("AZURE_STORAGE_USE_EMULATOR", "true")]);
         assert!(emulator.to_string().contains("AZURE_STORAGE_ENDPOINT"), "{emulator}");
         let location = Location::parse("az://c/p").unwrap();
-        azure(&location, &env(&[account, ("AZURE_STORAGE_ACCOUNT_KEY", "aGk=")]), &HTTP).unwrap();
-        azure(&location, &env(&[account, ("AZURE_STORAGE_SAS_TOKEN", "?sv=1&sig=x")]), &HTTP).unwrap();
-        azure(&location, &env(&[("AZURE_STORAGE_ACCOUNT", "acc"), ("AZURE_STORAGE_KEY", "aGk=")]), &HTTP).unwrap();
+        azure(&location, &env(&[account, ("AZURE_STORAGE_ACCOUNT_KEY", "aGk=")]), &http()).unwrap();
+        azure(&location, &env(&[account, ("AZURE_STORAGE_SAS_TOKEN", "?sv=1&sig=x")]), &http()).unwrap();
+        azure(&location, &env(&[("AZURE_STORAGE_ACCOUNT", "acc"), ("AZURE_STORAGE_KEY", "aGk=")]), &http()).unwrap();
     }
 
     #[test]
@@ -192,7 +194,7 @@ mod tests {
         let open = |endpoint: &str| {
             let account = [("AZURE_STORAGE_ACCOUNT_NAME", "acc"), ("AZURE_STORAGE_ACCOUNT_KEY", "aGk=")];
             let endpoint = ("AZURE_STORAGE_ENDPOINT", endpoint);
-            azure(&Location::parse("az://c").unwrap(), &env(&[account[0], account[1], endpoint]), &HTTP).map(|_| ())
+            azure(&Location::parse("az://c").unwrap(), &env(&[account[0], account[1], endpoint]), &http()).map(|_| ())
         };
         for url in
             ["http://127.0.0.1:10000/acc", "http://localhost:1/acc", "http://[::1]:1/acc", "https://blobs.example"]

@@ -16,6 +16,8 @@
 //!   signatures or e-mail addresses.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -73,9 +75,15 @@ pub(super) fn no_inner_retries() -> RetryConfig {
 pub(super) struct Connector {
     /// What one request may take with its body.
     pub(super) timeout: Duration,
+    /// Counts what is sent.
+    pub(super) sent: Arc<AtomicU64>,
 }
 
 impl Connector {
+    pub(super) fn new(timeout: Duration) -> Self {
+        Self { timeout, sent: Arc::default() }
+    }
+
     /// The client options of every cloud backend.
     pub(super) fn options(&self, allow_http: bool) -> ClientOptions {
         ClientOptions::new()
@@ -102,13 +110,14 @@ impl HttpConnector for Connector {
             .https_only(option(ClientConfigKey::AllowHttp).as_deref() != Some("true"))
             .build()
             .map_err(|source| object_store::Error::Generic { store: "http", source: source.into() })?;
-        Ok(HttpClient::new(FaultReporter { inner: HttpClient::new(client) }))
+        Ok(HttpClient::new(FaultReporter { inner: HttpClient::new(client), sent: Arc::clone(&self.sent) }))
     }
 }
 
 #[derive(Debug)]
 struct FaultReporter {
     inner: HttpClient,
+    sent: Arc<AtomicU64>,
 }
 
 impl HttpService for FaultReporter {
@@ -122,6 +131,7 @@ impl HttpService for FaultReporter {
             let wants_range = request.headers().contains_key("range");
             let is_get = request.method().as_str() == "GET";
             let list = request.uri().query().filter(|_| is_get).and_then(listing::elements);
+            self.sent.fetch_add(1, Ordering::Relaxed);
             let response = self.inner.execute(request).await?;
             let status = response.status().as_u16();
             let served = response.headers().get("content-range").filter(|_| status == 206);

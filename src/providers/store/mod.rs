@@ -54,9 +54,6 @@ pub use retry::RetryPolicy;
 use error::classify;
 use location::Scheme;
 
-/// Objects on one page of a LIST, the same for all clouds in practice.
-const PAGE: u64 = 1000;
-
 /// One object, as LIST shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectInfo {
@@ -81,7 +78,7 @@ pub enum Created {
 /// What a store was asked for so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreStats {
-    /// Requests sent, retries included. A LIST counts one for each 1,000 objects it returned.
+    /// Requests sent, retries included: each page of a LIST is one over HTTP, and the whole LIST elsewhere.
     pub requests: u64,
     /// Bytes of object bodies sent, retries included.
     pub bytes_sent: u64,
@@ -114,6 +111,8 @@ struct Inner {
     /// What stands before each key in the backend.
     prefix: Path,
     counters: Counters,
+    /// What the HTTP client sent, which knows better than the callers do.
+    sent: Option<Arc<AtomicU64>>,
     /// The store answered "not implemented" to a conditional PUT.
     unconditional: AtomicBool,
 }
@@ -140,7 +139,7 @@ impl Store {
     /// # Errors
     /// Those of [`Store::open`].
     pub fn open_with(location: &Location, env: &dyn Env, request_timeout: Duration) -> Result<Self, StoreError> {
-        let http = http::Connector { timeout: request_timeout };
+        let http = http::Connector::new(request_timeout);
         let mut location = location.clone();
         let backend = match location.scheme {
             Scheme::File => directory(&location)?,
@@ -156,7 +155,8 @@ impl Store {
                 return Err(StoreError::BadLocation { detail: "memory:// keeps nothing, it exists for tests".into() });
             }
         };
-        Ok(Self::from_backend(location, backend))
+        let sent = (!location.is_local()).then_some(http.sent);
+        Ok(Self::on(location, backend, sent))
     }
 
     /// Like [`Store::open`], but makes the directory of a `file://` store that does not exist yet, for its owner
@@ -186,6 +186,10 @@ impl Store {
     /// for `file://`, whose backend is expected to be rooted there.
     #[must_use]
     pub fn from_backend(location: Location, backend: Arc<dyn ObjectStore>) -> Self {
+        Self::on(location, backend, None)
+    }
+
+    fn on(location: Location, backend: Arc<dyn ObjectStore>, sent: Option<Arc<AtomicU64>>) -> Self {
         let prefix = Path::parse(location.key_prefix()).unwrap_or_default();
         let inner = Inner {
             root: location.is_local().then(|| location.directory()),
@@ -193,6 +197,7 @@ impl Store {
             backend,
             prefix,
             counters: Counters::default(),
+            sent,
             unconditional: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner), retry: RetryPolicy::default() }
@@ -216,7 +221,7 @@ impl Store {
     pub fn stats(&self) -> StoreStats {
         let Counters { requests, bytes_sent, bytes_received, retries } = &self.inner.counters;
         StoreStats {
-            requests: requests.load(Ordering::Relaxed),
+            requests: self.inner.sent.as_deref().unwrap_or(requests).load(Ordering::Relaxed),
             bytes_sent: bytes_sent.load(Ordering::Relaxed),
             bytes_received: bytes_received.load(Ordering::Relaxed),
             retries: retries.load(Ordering::Relaxed),
@@ -252,10 +257,8 @@ impl Store {
                 }
                 continue;
             }
-            let page = self.inner.backend.list(Some(&folder)).try_collect::<Vec<_>>().await;
-            let found = page.as_ref().map_or(0, |objects| objects.len() as u64);
-            self.inner.counters.requests.fetch_add(found.div_ceil(PAGE).max(1), Ordering::Relaxed);
-            match page {
+            self.inner.counters.requests.fetch_add(1, Ordering::Relaxed);
+            match self.inner.backend.list(Some(&folder)).try_collect::<Vec<_>>().await {
                 Ok(objects) => return Ok(self.in_order(objects)),
                 Err(error) => tries.wait_after(self.error(&what, &error)).await?,
             }
@@ -295,12 +298,10 @@ impl Store {
     async fn walk(&self, folder: &Path) -> Option<Result<listing::Walked, StoreError>> {
         let (root, folder) = (self.inner.root.clone()?, folder.as_ref().to_owned());
         let walked = tokio::task::spawn_blocking(move || listing::walk(&root, &folder)).await;
-        let walked = walked.unwrap_or_else(|error| {
+        self.inner.counters.requests.fetch_add(1, Ordering::Relaxed);
+        Some(walked.unwrap_or_else(|error| {
             Err(StoreError::Other { key: self.location().to_string(), detail: error.to_string() })
-        });
-        let found = walked.as_ref().map_or(0, |walked| walked.objects.len() as u64);
-        self.inner.counters.requests.fetch_add(found.div_ceil(PAGE).max(1), Ordering::Relaxed);
-        Some(walked)
+        }))
     }
 
     fn error(&self, key: &str, error: &object_store::Error) -> StoreError {

@@ -218,7 +218,9 @@ mod tests {
     use crate::providers::store::http::REQUEST_TIMEOUT;
     use crate::providers::store::tests::env;
 
-    const HTTP: Connector = Connector { timeout: REQUEST_TIMEOUT };
+    fn http() -> Connector {
+        Connector::new(REQUEST_TIMEOUT)
+    }
 
     fn read(url: &str, variables: &[(&str, &str)]) -> Result<Settings, StoreError> {
         Settings::read(&Location::parse(url).unwrap(), &env(variables))
@@ -246,7 +248,7 @@ mod tests {
         assert_eq!((settings.bucket(), id(&settings)), ("rw-bucket", "rw-id"));
         assert_eq!(settings.region.as_deref(), Some("auto"));
         assert_eq!(settings.endpoint.as_deref(), Some("https://rw-bucket.storage.railway.app"));
-        settings.build(&HTTP).unwrap();
+        settings.build(&http()).unwrap();
         // A bucket in the URL comes before the variable.
         assert_eq!(read("s3://mine", &RAILWAY).unwrap().bucket(), "mine");
     }
@@ -318,7 +320,7 @@ mod tests {
         let role = read("s3://b", &[("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/hunter2")]).unwrap();
         assert_eq!(id(&role), "role");
         assert!(!format!("{role:?}").contains("hunter2"));
-        role.build(&HTTP).unwrap();
+        role.build(&http()).unwrap();
     }
 
     #[test]
