@@ -101,7 +101,7 @@ fn by_id<'a>(listing: &'a Listing, source: Option<&str>, id: &str) -> Result<&'a
     match found[..] {
         [snapshot] => match snapshot.trust.reason() {
             None => Ok(snapshot),
-            Some(why) => Err(Error::integrity(format!("snapshot {} cannot be trusted: {why}", snapshot.id))
+            Some(why) => Err(Error::integrity(format!("the receipt {} cannot be trusted: {why}", snapshot.key()))
                 .hint("`opsctl list` shows which snapshots can be")),
         },
         [] => Err(no_such_id(listing, in_source, id)),

@@ -50,7 +50,7 @@ impl Repository {
         identities: &'a Identities,
         cancel: &'a Cancel,
     ) -> Result<Manifest<'a>> {
-        let what = || format!("reading the manifest of snapshot {}", snapshot.id);
+        let what = || format!("reading the manifest that {} names", snapshot.key());
         let packs = cancel.guard(self.packs(&snapshot.receipt)).await.context(what)?;
         let chunks = ChunkReader::new(self, packs, identities, cancel);
         let root = chunks.read_one(&snapshot.receipt.root).await.context(what)?;

@@ -79,7 +79,8 @@ pub fn apply(site: &Site, copy: &Copy, object: Object, damage: Damage) -> Applie
             named(&[&document])
         }
         Damage::Renamed => renamed(site, copy, object),
-        Damage::Copied => copied(site, copy),
+        Damage::Copied => copied(site, copy, Snap::Other, "production"),
+        Damage::CopiedOut => copied(site, copy, Snap::Three, "staging"),
         Damage::Format | Damage::Requires if object == Object::Descriptor => change(&|bytes| {
             let mut descriptor: Descriptor = serde_json::from_slice(bytes).unwrap();
             newer(damage, &mut descriptor.format, &mut descriptor.requires);
@@ -177,10 +178,10 @@ fn renamed(site: &Site, copy: &Copy, object: Object) -> Applied {
     Applied { objects: vec![new], planted }
 }
 
-/// A receipt of production among those of staging.
-fn copied(site: &Site, copy: &Copy) -> Applied {
-    let id = &site.taken(Snap::Three).id;
-    let (from, to) = (site.receipt(Snap::Three), format!("snapshots/staging/{id}.json"));
+/// A receipt among those of another source.
+fn copied(site: &Site, copy: &Copy, snap: Snap, source: &str) -> Applied {
+    let id = &site.taken(snap).id;
+    let (from, to) = (site.receipt(snap), format!("snapshots/{source}/{id}.json"));
     for of in [<str>::to_owned, signature] {
         copy.put(&of(&to), copy.get(&of(&from)));
     }

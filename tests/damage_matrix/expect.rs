@@ -67,7 +67,10 @@ pub enum Damage {
     Replayed,
     Renamed,
     Forged,
+    /// A receipt of staging among those of production.
     Copied,
+    /// The other way.
+    CopiedOut,
     Format,
     Requires,
     SameNumber,
@@ -231,6 +234,7 @@ pub const CELLS: &[Cell] = &[
     cell(Newest, Renamed, At(Names), &[Planted], &[], Whole),
     cell(Newest, Forged, At(Names), &[Planted], &[], Whole),
     cell(Newest, Copied, At(Names), &[Planted], &[], Whole),
+    cell(Newest, CopiedOut, At(Names), &[Planted], &[], Whole),
     cell(Newest, Format, Warned, &[], &[], Whole),
     cell(Newest, Requires, Warned, &[], &[], Whole),
     cell(Newest, SameNumber, Warned, &[], &[], Whole),

@@ -86,7 +86,7 @@ impl Case<'_> {
             } else {
                 self.must(damaged.is_empty(), || format!("check {level} finds {damaged:?}"));
             }
-            let is_warned = self.applied.objects.iter().all(|name| done.says(told_as(name)));
+            let is_warned = self.applied.objects.iter().all(|name| is_told_of(&done, name));
             let must_warn = self.cell.seen == Seen::Warned;
             self.must(!must_warn || is_warned, || format!("check {level} does not warn: {}", said(&done)));
             let is_silent = self.cell.seen == Seen::Never && done.json["warnings"] == serde_json::json!([]);
@@ -139,7 +139,7 @@ impl Case<'_> {
         let done = run(self.command(None, ["list"]));
         self.must(done.code == 0, || format!("list ends {}: {}", done.code, said(&done)));
         let state = |key: &str| {
-            let id = told_as(key);
+            let id = key.rsplit('/').next().unwrap().trim_end_matches(".json");
             let source = key.split('/').nth(1).unwrap();
             let rows = done.json["snapshots"].as_array().unwrap();
             if let Some(row) = rows.iter().find(|row| row["id"] == id && row["source"] == source) {
@@ -164,7 +164,7 @@ impl Case<'_> {
             self.must(found == expected, || format!("list shows what was added as {found}, not {expected}"));
         }
         if self.cell.object.is_document() && matches!(self.cell.seen, Seen::At(_)) {
-            let says = self.applied.objects.iter().all(|name| done.says(told_as(name)));
+            let says = self.applied.objects.iter().all(|name| is_told_of(&done, name));
             self.must(says, || format!("list does not name {:?}: {}", self.applied.objects, said(&done)));
         }
     }
@@ -202,14 +202,25 @@ impl Case<'_> {
         };
         self.must(is_right, || format!("restore of {what} loses {missing:?}: {}", said(&done)));
         let mut named: Vec<&str> = match expected {
-            Gets::All | Gets::Nothing | Gets::Gap => Vec::new(),
             Gets::Loses(..) => missing.iter().map(String::as_str).collect(),
-            Gets::Refused | Gets::Gone => vec![id],
+            _ => Vec::new(),
         };
+        named.extend((expected != Gets::All).then_some(id));
         named.retain(|part| !done.says(part));
         self.must(named.is_empty(), || format!("restore of {what} does not say {named:?}: {}", said(&done)));
-        let blames = code != 4 || self.applied.objects.iter().any(|object| done.says(told_as(object)));
-        self.must(blames, || format!("restore of {what} does not name the object: {}", said(&done)));
+        let mut blamed: Vec<&String> = self.applied.objects.iter().filter(|object| self.needs(id, object)).collect();
+        blamed.retain(|object| code == 4 && !done.says(object));
+        self.must(blamed.is_empty(), || format!("restore of {what} does not name {blamed:?}: {}", said(&done)));
+    }
+
+    /// Whether a snapshot needs an object; of one that was added or taken later, any.
+    fn needs(&self, id: &str, object: &str) -> bool {
+        let Some(snap) = Snap::TAKEN.into_iter().find(|snap| self.site.taken(*snap).id == id) else { return true };
+        let taken = self.site.taken(snap);
+        if self.cell.object.is_pack() {
+            return taken.packs.iter().any(|line| layout::pack(line.pack) == object);
+        }
+        object == layout::pack_list(taken.receipt.pack_list) || object == self.site.receipt(snap)
     }
 
     /// `latest` and `--at` give the newest that is believed, and say what newer one they passed over.
@@ -242,7 +253,9 @@ impl Case<'_> {
             let is_newer = |snap: &&Snap| **snap > chosen && self.cell.gets(**snap) == Gets::Refused;
             let mut skipped: Vec<String> = fits.iter().filter(is_newer).map(|snap| self.id(*snap)).collect();
             let is_asked = self.planted_source() == Some(source) && fits.first() != Some(&Snap::Two);
-            skipped.extend(self.applied.planted.clone().filter(|_| is_asked && !self.cell.believes_planted()));
+            // Ids are in the order of time.
+            let is_newer = |id: &String| is_asked && !self.cell.believes_planted() && *id > self.id(chosen);
+            skipped.extend(self.applied.planted.clone().filter(is_newer));
             let is_said =
                 |id: &String| done.stderr.lines().any(|line| line.contains(id) && line.contains("is skipped: "));
             let silent: Vec<&String> = skipped.iter().filter(|id| !is_said(id)).collect();
@@ -253,7 +266,7 @@ impl Case<'_> {
     }
 
     fn planted_source(&self) -> Option<&'static str> {
-        let staging = self.cell.damage == Damage::Copied;
+        let staging = self.cell.damage == Damage::CopiedOut;
         self.applied.planted.as_ref().map(|_| if staging { "staging" } else { "production" })
     }
 
@@ -275,7 +288,7 @@ impl Case<'_> {
         };
         self.must(done.code == code, || format!("the next snapshot ends {}, not {code}: {}", done.code, said(&done)));
         if self.cell.next == Next::Said {
-            let says = self.applied.objects.iter().all(|name| done.says(told_as(name)));
+            let says = self.applied.objects.iter().all(|name| is_told_of(&done, name));
             self.must(says, || format!("the next snapshot does not name {:?}: {}", self.applied.objects, said(&done)));
         }
         if done.code != 0 || code != 0 {
@@ -299,12 +312,11 @@ impl Case<'_> {
     }
 }
 
-/// The part of a name by which people are told of it.
-fn told_as(name: &str) -> &str {
-    match layout::parse_receipt(name) {
-        Some(_) => name.rsplit('/').next().unwrap().trim_end_matches(".json"),
-        None => name,
-    }
+/// Whether a listing or a warning tells of an object: by its name, or of a receipt as they do of snapshots, by source and id.
+fn is_told_of(done: &Done, name: &str) -> bool {
+    let is_snapshot = |(source, id): (&str, &str)| done.says(source) && done.says(id.trim_end_matches(".json"));
+    let snapshot = name.strip_prefix("snapshots/").and_then(|name| name.split_once('/'));
+    done.says(name) || snapshot.is_some_and(is_snapshot)
 }
 
 /// The ranges of lost paths that a restore tells: the first path, and the first after it.

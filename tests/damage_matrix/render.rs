@@ -11,9 +11,9 @@ What `check`, `restore` and the next `snapshot` do after each kind of damage to 
 from the expectations of the test `damage_matrix`, which does all of it with the real program:
 `UPDATE_DOCS=1 cargo test --locked --test damage_matrix` writes it.
 
-The store: source `production` has the snapshots One, Two and Three, source `staging` has one. A file of One is in all
-three; Two added `mid/`, three files in one pack, and Three one more file. There are two keys objects, and the reader has
-the identity, which pins the signer. What holds in every case:
+The store: source `production` has the snapshots One, Two and Three, source `staging` has one that is newer than these. A
+file of One is in all three; Two added `mid/`, three files in one pack, and Three one more file. There are two keys
+objects, and the reader has the identity, which pins the signer. What holds in every case:
 
 * No file is ever put in place that is not exactly what was captured: it is equal, or it is absent and named.
 * Every snapshot that a row does not name restores completely, with exit 0.
@@ -240,7 +240,7 @@ fn reason(object: Object, damage: Damage) -> &'static str {
         Damage::Forged => {
             "Forged: packs and pack lists count only if a signed receipt leads to them; nobody signs the descriptor."
         }
-        Damage::Copied => "Another source: only receipts lie in the folder of a source.",
+        Damage::Copied | Damage::CopiedOut => "Another source: only receipts lie in the folder of a source.",
         Damage::Format | Damage::Requires => {
             "Future format: packs, pack lists and signatures have no envelope; that of the root is inside a pack, whose hash the \
              receipt leads to."
@@ -319,7 +319,7 @@ impl Object {
 }
 
 impl Damage {
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 23] = [
         Self::FlipFirst,
         Self::FlipHeader,
         Self::FlipMiddle,
@@ -337,6 +337,7 @@ impl Damage {
         Self::Renamed,
         Self::Forged,
         Self::Copied,
+        Self::CopiedOut,
         Self::Format,
         Self::Requires,
         Self::SameNumber,
@@ -370,7 +371,8 @@ impl Damage {
                 "added: the next, with a recipient more, signed by another signer"
             }
             Self::Forged => "added: the next, signed by another signer",
-            Self::Copied => "copied with its signature to source `staging`",
+            Self::Copied => "added: that of source `staging`, which is newer, with its signature",
+            Self::CopiedOut => "copied with its signature to source `staging`",
             Self::Format if object == Some(Object::Descriptor) => "its `format` set to 2",
             Self::Format => "added: the next, with `\"format\": 2`, signed by the right signer",
             Self::Requires if object == Some(Object::Descriptor) => "its `requires` set to `[\"unknown\"]`",

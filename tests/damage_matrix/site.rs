@@ -1,6 +1,6 @@
 //! The store that every cell damages a copy of.
 //!
-//! Source `production` has the snapshots One, Two and Three, `staging` has Other. Two brings `mid/`, Three brings `zlate/`:
+//! Source `production` has the snapshots One, Two and Three, `staging` has Other, which is the newest of all. Two brings `mid/`, Three brings `zlate/`:
 //! the pack with the content of `mid/`, and the one with the leaf of the manifest that names it, are needed by Two and Three,
 //! but not by One. There are two keys objects; the second adds a recipient.
 
@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use opsctl::archive::hash::Hash;
 use opsctl::archive::layout;
@@ -18,9 +19,9 @@ use opsctl::archive::signature::SigningKey;
 use secrecy::SecretString;
 
 use crate::expect::{LATE, MID, Object, Snap};
-use crate::support::TestDir;
 use crate::support::opsctl::{Bench, noise, run};
 use crate::support::tree::{Tree, assert_equal};
+use crate::support::{TestDir, wait_for};
 
 /// One of three of these makes a frame, and a 64 KiB block of it is of no other.
 const CONTENT: usize = 270_000;
@@ -74,7 +75,6 @@ impl Site {
             snapshots: BTreeMap::new(),
             bench,
         };
-        site.take(Snap::Other);
         site.take(Snap::One);
         for (seed, file) in (2..).zip(MID) {
             site.bench.dir.write(format!("tree/{file}"), noise(CONTENT, seed));
@@ -82,6 +82,10 @@ impl Site {
         site.take(Snap::Two);
         site.bench.dir.write(format!("tree/{}", LATE[0]), noise(CONTENT, 9));
         site.take(Snap::Three);
+        // Ids have whole seconds, and those of a source are a second apart at least, if need be ahead of the clock.
+        let later = site.taken(Snap::Three).receipt.finished_at + jiff::SignedDuration::from_secs(1);
+        wait_for("a later second", Duration::from_secs(60), || (jiff::Timestamp::now() >= later).then_some(()));
+        site.take(Snap::Other);
         site.bench.dir.write("tree/zlate/next", noise(20_000, 10));
         site.live = Tree::read(&site.bench.tree);
 
@@ -185,6 +189,7 @@ impl Site {
         assert_eq!(users(Object::Data), [Snap::Two, Snap::Three]);
         assert_eq!(users(Object::Leaves), [Snap::Two, Snap::Three]);
         assert_eq!(users(Object::Root), [Snap::Three]);
+        assert!(self.taken(Snap::Other).id > self.taken(Snap::Three).id);
         for (snap, taken) in &self.snapshots {
             let to = self.bench.dir.join(format!("{snap:?}"));
             self.bench.restore(&to, ["--snapshot", &taken.id]).ok();
