@@ -19,7 +19,7 @@ mod lab;
 
 use std::sync::Arc;
 
-use ends::{End, ON, READS, Reads, Scene, assert_counted};
+use ends::{End, ON, READS, Reads, STORE, Scene, assert_counted};
 use faulty::{Faulty, Op, Rule, exists, forbidden, full, reset, timeout};
 use lab::{TRIES, on};
 use object_store::{ObjectStoreExt as _, PutPayload};
@@ -57,9 +57,14 @@ fn broken(scene: &Scene, rules: impl IntoIterator<Item = Rule>) -> (End, usize, 
     (end, committed, store, faulty)
 }
 
-/// The name of a rule's object as a message has it.
-fn shown(key: &str) -> &str {
-    key.trim_end_matches('$')
+/// What a message names when one of [`WRITES`] fails.
+fn shown(op: Op, key: &'static str, nth: usize) -> &'static str {
+    match (op, nth) {
+        // The signature is looked up by a LIST of it alone.
+        (Op::List, 3) => ".json.minisig",
+        (Op::List, _) => STORE,
+        _ => key.trim_end_matches('$'),
+    }
 }
 
 #[test]
@@ -100,13 +105,13 @@ fn an_outage_at_any_request_ends_a_snapshot_with_nothing_committed() {
     for (op, key, nth) in WRITES {
         println!("down from {op:?} {key} {nth} on");
         let (end, committed, store, faulty) = broken(&scene, [Rule::of(op, key).burst(nth, ON).fails(timeout)]);
-        end.bad(&[ExitCode::Failed], shown(key));
+        end.bad(&[ExitCode::Failed], shown(op, key, nth));
         assert_eq!((committed, store.stats().retries), (0, TRIES as u64 - 1));
         assert_eq!(faulty.count(op, key), nth - 1 + TRIES, "no more tries than there should be");
 
         println!("answers lost from {op:?} {key} {nth} on");
         let (end, committed, ..) = broken(&scene, [Rule::of(op, key).burst(nth, ON).loses_its_answer(timeout)]);
-        end.bad(&[ExitCode::Failed], shown(key));
+        end.bad(&[ExitCode::Failed], shown(op, key, nth));
         // The receipt arrived and nobody knows: the one thing that may be there.
         assert!(committed == 0 || key == ".json$");
     }
@@ -123,13 +128,13 @@ fn a_refusal_at_any_request_ends_a_snapshot_with_the_right_code() {
             (Op::Get, "opsctl-store.json") => end.good(),
             (Op::Get, "keys/000001") => end.bad(&[ExitCode::Usage], "OPSCTL_"),
             (Op::Get, _) => end.bad(&[ExitCode::Denied], "OPSCTL_TRUSTED_SIGNERS"),
-            _ => end.bad(&[ExitCode::Denied], shown(key)),
+            _ => end.bad(&[ExitCode::Denied], shown(op, key, nth)),
         }
         assert_eq!((committed, store.stats().retries), (usize::from(matches!(end, End::Good)), 0));
         if op == Op::Put {
             println!("full: {key} {nth}");
             let (end, committed, ..) = broken(&scene, [Rule::put(key).burst(nth, ON).fails(full)]);
-            end.bad(&[ExitCode::NoSpace], shown(key));
+            end.bad(&[ExitCode::NoSpace], shown(op, key, nth));
             assert_eq!(committed, 0);
         }
     }
@@ -194,14 +199,14 @@ fn a_listing_that_lags_commits_no_lie() {
 #[test]
 fn a_taken_name_that_is_not_listed_yet_is_asked_for_again() {
     let scene = Scene::new();
-    for (_, key, nth) in WRITES.into_iter().filter(|(op, ..)| *op == Op::Put) {
+    for (op, key, nth) in WRITES.into_iter().filter(|(op, ..)| *op == Op::Put) {
         println!("{key} {nth}");
         let lost = || Rule::put(key).nth(nth).loses_its_answer(timeout);
         let (end, _, store, _) = broken(&scene, [lost(), Rule::put(key).nth(nth).stays_unlisted_for(1)]);
         end.good();
         assert_eq!(store.stats().retries, 2);
         let (end, committed, store, _) = broken(&scene, [lost(), Rule::put(key).nth(nth).stays_unlisted()]);
-        end.bad(&[ExitCode::Failed], shown(key));
+        end.bad(&[ExitCode::Failed], shown(op, key, nth));
         assert_eq!(store.stats().retries, TRIES as u64 - 1);
         assert!(committed == 0 || key == ".json$", "only the receipt itself commits");
     }
@@ -296,7 +301,8 @@ fn reading_ends_cleanly_when_an_object_cannot_be_had() {
                     end.good();
                 } else {
                     let codes = [ExitCode::Failed, ExitCode::Denied, ExitCode::Integrity];
-                    end.bad(&codes, if key == ".json.minisig" { "" } else { key });
+                    // A document without its signature is what is told of.
+                    end.bad(&codes, key.trim_end_matches(".minisig"));
                 }
                 assert_counted(&end, &store, faulty.asked().len(), clean.asked().len());
             }
@@ -305,7 +311,7 @@ fn reading_ends_cleanly_when_an_object_cannot_be_had() {
             [(Rule::list().fails(timeout), ExitCode::Failed), (Rule::list().fails(forbidden), ExitCode::Denied)]
         {
             let faulty = Faulty::over(scene.stored.clone(), [rule]);
-            scene.read(command, &on(faulty)).bad(&[code], "");
+            scene.read(command, &on(faulty)).bad(&[code], "keys");
         }
     }
 }

@@ -23,7 +23,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ends::{End, KIB, ON, READS, Reads, Scene, assert_counted};
+use ends::{End, KIB, ON, READS, Reads, STORE, Scene, assert_counted};
 use lab::{TRIES, fast};
 use opsctl::ExitCode;
 use opsctl::providers::store::{Location, Store};
@@ -201,7 +201,7 @@ fn a_snapshot_ends_cleanly_when_a_server_keeps_failing() {
             let stub = misbehaving(&folder, name, nth, ON, fault);
             let store = client(&stub);
             let (end, committed) = scene.snapshot(&store, &plain(&folder));
-            let object = if (name, nth) == ("LIST", 3) { ".json.minisig" } else { "s3://" };
+            let object = if (name, nth) == ("LIST", 3) { ".json.minisig" } else { STORE };
             end.bad(&[fault.code()], name.split(' ').nth(1).unwrap_or(object));
             assert_eq!(committed, 0);
             assert_counted(&end, &store, stub.seen().len(), HTTP_WRITES.len() + 2);
@@ -319,7 +319,7 @@ fn reading_over_http_ends_cleanly_when_a_server_keeps_failing() {
                 let only_its_own =
                     ["", "LIST", "GET "].contains(&name) && !matches!(fault, Http::ErrorIn200 | Http::Nothing);
                 let codes = if only_its_own { &codes[3..] } else { &codes[..] };
-                end.bad(codes, name.split_once(' ').map_or("", |(_, key)| key));
+                end.bad(codes, name.split_once(' ').map_or("keys", |(_, key)| key));
             }
         }
     }

@@ -14,6 +14,8 @@ use crate::support::opsctl::noise;
 use crate::support::tree::{Tree, assert_equal};
 
 pub const KIB: usize = 1 << 10;
+/// How a failure names the whole store.
+pub const STORE: &str = "s3://";
 /// For ever.
 pub const ON: usize = usize::MAX;
 
@@ -49,12 +51,12 @@ impl End {
         assert!(matches!(self, Self::Good), "{self:?}");
     }
 
-    /// Failed with one of these codes, and named something of this name or the whole store.
+    /// Failed with one of these codes, and named what failed: an object of this name, or [`STORE`].
     #[track_caller]
     pub fn bad(&self, codes: &[ExitCode], name: &str) {
         let Self::Bad(code, text) = self else { panic!("it should have failed: {name}") };
         assert!(codes.contains(code), "{code:?}: {text}");
-        assert!(text.contains(name) || text.contains("s3://"), "{name} is not named: {text}");
+        assert!(text.contains(name), "{name} is not named: {text}");
     }
 }
 

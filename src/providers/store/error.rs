@@ -247,11 +247,12 @@ fn from_http(key: &str, store: &str, fault: &HttpFault) -> Failure {
         }
         301 | 302 | 303 | 307 | 308 => StoreError::BadConfig {
             detail: format!(
-                "{store} is served elsewhere ({detail}): AWS_REGION or AWS_ENDPOINT_URL names another region"
+                "{store} is served elsewhere (asked for {key}: {detail}): AWS_REGION or AWS_ENDPOINT_URL names another region"
             ),
         },
         400 if code == "AuthorizationHeaderMalformed" => {
-            StoreError::BadConfig { detail: format!("{store} refuses the region ({detail}): AWS_REGION") }
+            let detail = format!("{store} refuses the region (asked for {key}: {detail}): AWS_REGION");
+            StoreError::BadConfig { detail }
         }
         507 => StoreError::NoSpace { key, detail },
         429 => StoreError::RateLimited { key, detail },
