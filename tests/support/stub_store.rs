@@ -50,7 +50,8 @@ impl Request {
         value.unwrap_or_default().replace("%2F", "/")
     }
 
-    fn length(&self) -> u64 {
+    /// Bytes of its body.
+    pub fn length(&self) -> u64 {
         self.headers.get("content-length").map_or(0, |value| value.parse().expect("a length"))
     }
 }
@@ -189,7 +190,7 @@ pub enum Turn {
     Then(Reply),
     /// It is served, and the answer is changed on its way.
     Change(Box<dyn Fn(Reply) -> Reply>),
-    /// The client is killed when it has sent so many bytes of the body, and the request has no effect.
+    /// The client is killed when so many bytes of the body have arrived, and the request has no effect.
     KillAt(u64),
     /// The client is killed when it has sent everything; whether it has its effect.
     Kill(bool),
