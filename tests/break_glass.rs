@@ -17,10 +17,11 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use cycle::{SOURCE, Site, id, json, noise, python, run};
+use cycle::{SOURCE, Site, id, json, python, run};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 use serde_json::Value;
 use support::clean_env;
+use support::opsctl::noise;
 use support::tree::{Kind, Tree, assert_equal};
 
 /// Everything that the runbook asks for. The script must be content with it.
@@ -69,14 +70,14 @@ fn fill(data: &Path) {
     };
     write("plain.txt", b"plain\n");
     write("empty", b"");
-    write("big/chunks.bin", &noise(7, 9_000_000));
-    write("big/again.bin", &noise(7, 9_000_000));
+    write("big/chunks.bin", &noise(9_000_000, 7));
+    write("big/again.bin", &noise(9_000_000, 7));
     std::fs::create_dir_all(data.join("empty dir/below")).unwrap();
 
     // Data, a hole, data, a hole up to the end; and one hole.
     let sparse = std::fs::File::create(data.join("big/sparse")).unwrap();
-    sparse.write_all_at(&noise(9, 700_000), 0).unwrap();
-    sparse.write_all_at(&noise(11, 10_000), 6_000_000).unwrap();
+    sparse.write_all_at(&noise(700_000, 9), 0).unwrap();
+    sparse.write_all_at(&noise(10_000, 11), 6_000_000).unwrap();
     sparse.set_len(20_000_000).unwrap();
     std::fs::File::create(data.join("big/hole")).unwrap().set_len(3_000_000).unwrap();
 
@@ -194,7 +195,7 @@ fn two_snapshots() -> (Site, Value, Value, Tree) {
     let first = site.snapshot(&data);
     let then = Tree::read(&data);
     std::fs::write(data.join("plain.txt"), "changed\n").unwrap();
-    std::fs::write(data.join("new file"), noise(3, 100_000)).unwrap();
+    std::fs::write(data.join("new file"), noise(100_000, 3)).unwrap();
     std::fs::remove_file(data.join("link")).unwrap();
     let second = site.snapshot(&data);
     (site, first, second, then)

@@ -30,8 +30,8 @@ use object_store::memory::InMemory;
 use rustix::process::Signal;
 use stub_store::{Reply, StubStore, Turn, error};
 use support::opsctl::{Bench, Done, Guarded, files_below, noise, run};
-use support::signal;
 use support::tree::{Tree, assert_equal, assert_same_tree};
+use support::{copy_folder, signal};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -179,8 +179,7 @@ impl Dice {
 
 fn copy(from: &Path, to: &Path) {
     if from.exists() {
-        let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
-        assert!(copied.is_ok_and(|status| status.success()), "copy a folder");
+        copy_folder(from, to);
     }
 }
 

@@ -28,6 +28,7 @@ use lab::{TRIES, fast};
 use opsctl::ExitCode;
 use opsctl::providers::store::{Location, Store};
 use stub_store::{Gate, Reply, StubStore, Turn, error};
+use support::copy_folder;
 use support::opsctl::{Bench, noise, run, url};
 use support::tree::assert_same_tree;
 
@@ -142,8 +143,7 @@ fn plain(folder: &Path) -> Store {
 
 fn copied(scene: &Scene, folder: &Path) -> PathBuf {
     let copy = scene.lab.scratch("store");
-    let done = Command::new("cp").arg("-a").arg(folder).arg(&copy).status();
-    assert!(done.is_ok_and(|status| status.success()), "copy a store");
+    copy_folder(folder, &copy);
     copy
 }
 

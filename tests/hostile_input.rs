@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use forge::{Forge, entry};
+use forge::{Forge, entry, texts};
 use serde_json::{Value, json};
 use support::opsctl::{Bench, Done, Guarded, chmod, run};
 use support::tree::{Tree, assert_equal};
@@ -74,10 +74,6 @@ fn link(path: &str, target: impl AsRef<OsStr>) -> Value {
     let mut link = entry(path, "symlink");
     link["target"] = json!(target.as_ref().to_str().unwrap());
     link
-}
-
-fn texts(entries: &[Value]) -> Vec<String> {
-    entries.iter().map(Value::to_string).collect()
 }
 
 #[test]

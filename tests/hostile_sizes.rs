@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use forge::{Forge, entry};
+use forge::{Forge, entry, texts};
 use opsctl::archive::entry::Kind;
 use opsctl::archive::frame::{FrameCodec, append_entry};
 use opsctl::archive::hash::Hash;
@@ -52,10 +52,6 @@ fn restore_within(limit: Duration, bench: &Bench, source: &str, words: &[&str]) 
     let to = bench.dir.join(format!("to/{source}"));
     std::fs::create_dir_all(to.parent().unwrap()).unwrap();
     within(limit, bench, source, &[&["restore", "--to", to.to_str().unwrap()], words].concat())
-}
-
-fn texts(entries: &[Value]) -> Vec<String> {
-    entries.iter().map(Value::to_string).collect()
 }
 
 /// A file `bad` whose one chunk lies in `frame` of `pack`, between two that are well.

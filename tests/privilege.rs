@@ -105,13 +105,6 @@ fn read_everything(site: &Site, env: &[(&'static str, String)], taken: &Done) ->
     to
 }
 
-fn data(site: &Site) -> PathBuf {
-    site.dir.write("data/a.txt", "first\n");
-    site.dir.write("data/sub/big.bin", noise(3_000_000, 5));
-    site.dir.mkdir("data/empty");
-    site.dir.join("data")
-}
-
 /// The status of one request, signed for this identity by a client that is not opsctl's.
 fn status(server: &SeaweedFs, (access, secret): (&str, &str), method: &Method, key: &str, body: &str) -> u16 {
     let client = server.client_for(access, secret);
@@ -152,7 +145,7 @@ fn the_credentials_of_these_tests_cannot_do_more_than_they_should() {
 fn a_host_that_may_only_list_and_create() {
     let server = server();
     let site = Site::at(&server.store_url("host"), &server.env());
-    let data = data(&site);
+    let data = site.data();
     let (host, reader) = (server.env_for(HOST.0, HOST.1), server.env_for(READER.0, READER.1));
 
     // Without the two variables it cannot know to whom to encrypt, and says which are missing.
@@ -244,7 +237,7 @@ fn a_host_that_may_only_list_and_create_repeats_an_interrupted_upload() {
 fn a_reader_that_may_only_list_and_get() {
     let server = server();
     let site = Site::at(&server.store_url("reader"), &server.env());
-    let data = data(&site);
+    let data = site.data();
     let reader = server.env_for(READER.0, READER.1);
     let taken = run(snapshot(&site, &server.env(), &data)).ok();
     let before = names_and_sizes(&server.client(), "reader");
@@ -268,7 +261,7 @@ fn on_azure_signatures_to_list_and_create_and_to_list_and_read_are_enough() {
     let server = Azurite::start();
     let (host, reader) = (sas(&server, "cl"), sas(&server, "rl"));
     let site = Site::at(&server.store_url("rights"), &server.env());
-    let data = data(&site);
+    let data = site.data();
 
     // What the two cannot do, by requests that others can.
     let ask = |permissions: &str, method: &str, key: &str| {

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::support::opsctl::noise;
 use crate::support::{TestDir, clean_env, opsctl, stop, wait_for};
 
 /// The source that the tests capture.
@@ -31,7 +32,18 @@ pub struct Site {
     env: Vec<(String, String)>,
 }
 
+/// Bytes of the large file of [`Site::data`], which does not compress, so the pack that holds it is larger.
+pub const BIG: usize = 3_000_000;
+
 impl Site {
+    /// A small tree to capture.
+    pub fn data(&self) -> PathBuf {
+        self.dir.write("data/a.txt", "first\n");
+        self.dir.write("data/sub/big.bin", noise(BIG, 5));
+        self.dir.mkdir("data/empty");
+        self.dir.join("data")
+    }
+
     /// A store in a folder.
     pub fn new() -> Self {
         let dir = TestDir::new();
@@ -214,19 +226,6 @@ pub fn run(command: &mut Command) -> String {
 #[track_caller]
 pub fn python(script: &str, arguments: &[&Path]) -> String {
     run(Command::new("python3").args(["-c", script]).args(arguments))
-}
-
-/// Bytes that do not compress, the same on every run.
-pub fn noise(seed: u32, length: usize) -> Vec<u8> {
-    let mut state = seed;
-    std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state.to_le_bytes()[1]
-    })
-    .take(length)
-    .collect()
 }
 
 /// A process that works in a loop and prints the number of each step that it has finished.

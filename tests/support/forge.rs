@@ -200,6 +200,11 @@ impl<'b> Forge<'b> {
     }
 }
 
+/// The lines of a manifest.
+pub fn texts(entries: &[Value]) -> Vec<String> {
+    entries.iter().map(Value::to_string).collect()
+}
+
 /// An entry with nothing but path, type and plain metadata.
 pub fn entry(path: &str, kind: &str) -> Value {
     let mode = if kind == "dir" { 0o755 } else { 0o644 };

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -29,7 +28,7 @@ use opsctl::restore::{RestorePlan, RestoreRequest, Selection};
 use opsctl::{ExitCode, Result};
 
 use crate::support::tree::{Tree, assert_equal};
-use crate::support::{TestDir, wait_for};
+use crate::support::{TestDir, copy_folder, wait_for};
 
 /// The tries of one request here.
 pub const TRIES: usize = 4;
@@ -101,8 +100,7 @@ impl Lab {
     pub fn state(&self, of: Option<&Path>) -> PathBuf {
         let state = self.scratch("state");
         if let Some(of) = of {
-            let copied = Command::new("cp").arg("-a").arg(of).arg(&state).status();
-            assert!(copied.is_ok_and(|status| status.success()), "copy a state");
+            copy_folder(of, &state);
         }
         state
     }

@@ -105,6 +105,12 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Optio
     }
 }
 
+/// Copies a folder to a name that is not taken, with everything that belongs to its files.
+pub fn copy_folder(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").args(["-a", "--"]).args([from, to]).status();
+    assert!(copied.is_ok_and(|status| status.success()), "could not copy {}", from.display());
+}
+
 /// Sends a signal to one process that the test started.
 pub fn signal(child: &Child, signal: Signal) {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a child has a pid");
