@@ -14,9 +14,10 @@ demo: ## back up sample data, change it, restore the first state, compare
 test: tools ## install what the tests need, then run all of them
 	$(CARGO) test --locked --lib --bins --tests
 
-lint: ## formatting and clippy; every warning is an error
+lint: ## formatting and clippy, every warning is an error; do the fuzz targets still build
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
+	$(CARGO) check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
 
 fmt: ## format the Rust code
 	$(CARGO) fmt
@@ -39,7 +40,7 @@ FUZZ_TARGETS = manifest receipt pack config time
 CARGO_FUZZ = RUSTC_BOOTSTRAP=1 PATH="$(CURDIR)/.tools/cargo-fuzz/bin:$$PATH" $(CARGO) fuzz
 FUZZ_LIMITS = -rss_limit_mb=1024 -malloc_limit_mb=64 -timeout=10 -max_len=8192
 
-.PHONY: fuzz fuzz-one
+.PHONY: fuzz fuzz-one fuzz-min
 
 .tools/cargo-fuzz/bin/cargo-fuzz:
 	$(CARGO) install --locked --root .tools/cargo-fuzz cargo-fuzz@0.13.2
@@ -53,3 +54,6 @@ fuzz: .tools/cargo-fuzz/bin/cargo-fuzz ## fuzz each target for FUZZ_SECONDS
 
 fuzz-one: .tools/cargo-fuzz/bin/cargo-fuzz
 	$(CARGO_FUZZ) run --target-dir fuzz/target "$(FUZZ_TARGETS)" "$(FUZZ_INPUT)" -- $(FUZZ_LIMITS)
+
+fuzz-min: .tools/cargo-fuzz/bin/cargo-fuzz
+	$(CARGO_FUZZ) tmin --target-dir fuzz/target "$(FUZZ_TARGETS)" "$(FUZZ_INPUT)" -- $(FUZZ_LIMITS)
