@@ -155,6 +155,23 @@ fn what_the_store_did_not_keep_is_found_before_the_commit() {
     }
 }
 
+/// Without it no reader believes the receipt, and the clock of the host is compared with its time.
+#[test]
+fn nothing_is_committed_whose_signature_the_store_does_not_list() {
+    let scene = Scene::new();
+    let signature = || Rule::put(".json.minisig");
+    println!("listed late");
+    let (end, committed, store, _) = broken(&scene, [signature().nth(1).stays_unlisted_for(TRIES - 1)]);
+    end.good();
+    assert_eq!((committed, store.stats().retries), (1, TRIES as u64 - 1));
+    for (how, rule) in [("never listed", signature().stays_unlisted()), ("not kept", signature().keeps_nothing())] {
+        println!("{how}");
+        let (end, committed, _, faulty) = broken(&scene, [rule]);
+        end.bad(&[ExitCode::Failed], ".json.minisig");
+        assert_eq!((committed, faulty.count(Op::Put, ".json$")), (0, 0));
+    }
+}
+
 /// A pack list has the same name while nothing changes: what lies there is not believed by its name alone.
 #[test]
 fn a_pack_list_that_was_cut_short_is_not_used_again() {
@@ -217,7 +234,7 @@ fn a_taken_name_that_is_not_listed_yet_is_asked_for_again() {
 fn a_predecessor_that_is_not_listed_makes_a_fork_that_is_reported() {
     let scene = Scene::new();
     let memory = Arc::new(scene.empty.fork());
-    let faulty = Faulty::over(memory.clone(), [Rule::put("snapshots/").stays_unlisted()]);
+    let faulty = Faulty::over(memory.clone(), [Rule::put(".json$").stays_unlisted()]);
     let state = scene.lab.state(None);
     for _ in 0..2 {
         scene.lab.snapshot(&on(faulty.clone()), &state).unwrap();

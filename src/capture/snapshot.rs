@@ -296,6 +296,14 @@ fn put(request: &SnapshotRequest<'_>, key: &str, bytes: Vec<u8>) -> Result<()> {
     request.runtime.block_on(request.cancel.guard(stored)).map(|_| ()).context(|| format!("storing {key}"))
 }
 
+fn not_kept(key: &str) -> Error {
+    let message = format!("the store took {key} and does not list it, so the snapshot is not committed");
+    Error::new(ExitCode::Failed, message).hint(
+        "find out whether this store keeps what it takes, and whether its listings lag behind; then run it again: what is \
+         stored already is used",
+    )
+}
+
 /// Signature, then receipt; then the state follows. Returns what is worth saying of clocks, and a warning if the state
 /// did not follow.
 fn commit(
@@ -311,9 +319,11 @@ fn commit(
     opened.state.save_receipt(&key, &bytes)?;
     let signature_key = format!("{key}{}", layout::SIGNATURE);
     put(request, &signature_key, signature.into_bytes())?;
-    // The time that the store gave the signature is the one that it will give the receipt.
-    let listed = request.runtime.block_on(request.cancel.guard(request.store.listed(&signature_key)))?;
-    let clocks = listed.map(|object| end.check_store_time((request.clock)(), object.modified)).transpose()?.flatten();
+    // A receipt without its signature is believed by nobody. And the time that the store gave the signature is the one that
+    // it will give the receipt.
+    let listed = request.runtime.block_on(request.cancel.guard(request.store.listed_in_time(&signature_key)))?;
+    let listed = listed.ok_or_else(|| not_kept(&signature_key))?;
+    let clocks = end.check_store_time((request.clock)(), listed.modified)?;
     put(request, &key, bytes)?;
     // Committed, whatever happens to the state: it is settled by the next run.
     let unsaved = opened.state.adopt().err().map(|e| format!("the state was not saved: {}", e.full_message()));

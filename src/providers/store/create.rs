@@ -78,6 +78,24 @@ impl Store {
         }
     }
 
+    /// One object that the store has just confirmed, according to LIST: one that is not shown yet is looked for again, as
+    /// often as a request that fails is tried. `None` if it never shows.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn listed_in_time(&self, key: &str) -> Result<Option<ObjectInfo>, StoreError> {
+        let mut tries = self.retry.start("LIST", key, &self.inner.counters.retries);
+        loop {
+            if let Some(found) = self.listed(key).await? {
+                return Ok(Some(found));
+            }
+            let detail = "it was confirmed and is not listed".into();
+            if tries.wait_after(StoreError::Unavailable { key: key.into(), detail }).await.is_err() {
+                return Ok(None);
+            }
+        }
+    }
+
     async fn look_up(&self, path: &Path) -> object_store::Result<Option<(u64, Timestamp)>> {
         if let Some(root) = &self.inner.root {
             // Asking a directory for one name needs no permission to read it either.
