@@ -14,6 +14,7 @@ mod clocks;
 mod draft;
 mod host_keys;
 mod listing;
+mod look;
 pub(crate) mod metadata;
 mod plan;
 mod read;

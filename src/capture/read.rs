@@ -14,14 +14,13 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use jiff::Timestamp;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
 
+use super::look::look;
 use super::metadata::{MetadataError, read_metadata};
 use super::sqlite::{self, CaptureError};
 use super::stop::{Stop, ended};
@@ -40,10 +39,6 @@ const SPARE_ROOM: u64 = 16 << 20;
 
 /// How often a file that changes while it is read is read.
 pub const ATTEMPTS: u32 = 3;
-
-/// How long a file system may give the same time to all changes, and how often the end of that is waited for.
-const TICK: Duration = Duration::from_millis(5);
-const LOOKS: u32 = 4;
 
 /// The side files of a database, as found beside it.
 #[derive(Clone, Debug, Default)]
@@ -422,31 +417,6 @@ fn open_reason(errno: Errno) -> String {
     match errno {
         Errno::LOOP => "it was replaced by a symbolic link".to_owned(),
         other => format!("cannot be opened: {}", io::Error::from(other)),
-    }
-}
-
-/// Looks at a file that is about to be read, and says whether a change after this look would show.
-///
-/// File systems stamp files with the time of the kernel's last tick, or with a later one that others were given in this
-/// tick; two changes in one tick look the same. The tick of the last change is waited for to be over; that takes some
-/// milliseconds, unless changes keep coming.
-fn look(file: &File) -> Result<(Stat, bool), Errno> {
-    let clock = |id| {
-        let now = clock_gettime(id);
-        (now.tv_sec, now.tv_nsec)
-    };
-    let mut looks = 0;
-    loop {
-        let tick = clock(ClockId::RealtimeCoarse);
-        let stat = rustix::fs::fstat(file)?;
-        let stamp = Local::new(&stat, Timestamp::UNIX_EPOCH, None, None).ctime;
-        // A stamp from the future is from before the clock stepped back.
-        let shows_changes = stamp < tick || stamp > clock(ClockId::Realtime);
-        looks += 1;
-        if shows_changes || looks == LOOKS {
-            return Ok((stat, shows_changes));
-        }
-        std::thread::sleep(TICK);
     }
 }
 

@@ -9,10 +9,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::super::look::COARSE_TICK;
 use super::{CaptureError, POLL, Result, SIDE_SUFFIXES, inconsistent};
 
 /// What tells whether a file was replaced or written to.
@@ -45,7 +47,8 @@ impl Stamp {
     }
 
     pub(super) fn margin(&self) -> i128 {
-        if self.is_coarse() { 2_000_000_000 } else { 50_000_000 }
+        let margin = if self.is_coarse() { COARSE_TICK } else { Duration::from_millis(50) };
+        i128::try_from(margin.as_nanos()).unwrap_or(i128::MAX)
     }
 }
 
