@@ -10,7 +10,11 @@ use crate::archive::keys::{self, Descriptor, Found, Keys, Rule, check_store_id, 
 use crate::archive::layout;
 use crate::archive::signature::{self, Signer};
 use crate::providers::store::{Store, StoreError};
+use crate::repository::MAX_DOCUMENT;
 use crate::{Context as _, Error, ExitCode, Result};
+
+#[cfg(test)]
+mod tests;
 
 /// What the host was told about keys.
 #[derive(Clone, Debug, Default)]
@@ -25,18 +29,28 @@ pub struct HostConfig {
 
 impl HostKeys {
     /// Refuses keys that went back: who may delete objects could delete the newest keys object, and with it the removal
-    /// of a recipient.
+    /// of a recipient. Who may take away the right to read could do the same: that none can be read any more is a warning,
+    /// because a host may do without if it is told its recipients.
     ///
     /// # Errors
     /// Exit 4 if the last snapshot of this host went by a newer keys object.
-    pub fn refuse_older(&self, last: Option<u32>) -> Result<()> {
+    pub fn not_older_than(mut self, last: Option<u32>) -> Result<Self> {
         match (self.seq, last) {
             (Some(now), Some(last)) if now < last => Err(Error::integrity(format!(
                 "the newest keys object that can be believed is number {now}; this host has gone by number {last}, which \
                  is gone or damaged"
             ))
-            .hint("put it back from another copy of the store, or make a newer one with `opsctl keys`")),
-            _ => Ok(()),
+            .hint(format!(
+                "put it back from another copy of the store, or make the changes again with `opsctl keys`, up to a number {last}"
+            ))),
+            (None, Some(last)) => {
+                self.warnings.push(format!(
+                    "the keys objects cannot be read any more; this host has gone by number {last}, and whether the keys \
+                     changed since is not known: it encrypts to the recipients of its configuration"
+                ));
+                Ok(self)
+            }
+            _ => Ok(self),
         }
     }
 }
@@ -72,15 +86,15 @@ impl HostKeys {
             return Err(Error::new(ExitCode::NotFound, message).hint("check the URL; `opsctl init` makes a store"));
         }
         let descriptor = described(store, view).await?;
-        let (found, denied) = read_keys(store, view).await?;
+        let KeysObjects { found, denied, unfit } = read_keys(store, view).await?;
         let pins = config.pins_with(own);
-        refuse_what_is_newer(&found, &pins)?;
         let newest = resolve(found.clone(), &pins, Rule::Chain).head.map(|(_, keys)| keys);
+        refuse_what_is_newer(&found, &pins, newest.as_ref())?;
         let resolved = resolve(found, &pins, Rule::Direct);
         let head = resolved.head.map(|(_, keys)| keys);
         match &newest {
             Some(newest) => refuse_what_readers_would(own, newest, head.as_ref())?,
-            None if denied => {}
+            None if !denied.is_empty() => {}
             None => {
                 let message = "no keys object of the store is signed by this host's signing key or a pinned signer";
                 return Err(Error::new(ExitCode::Denied, message)
@@ -102,7 +116,10 @@ impl HostKeys {
         let seq = head.as_ref().map(|keys| keys.seq);
         let stated = head.map(|keys| Recipients::parse(keys.recipients)).transpose()?;
         let recipients = agree("the recipients (OPSCTL_RECIPIENTS)", pinned, stated, Recipients::hash)?;
-        let rejected = resolved.rejected.into_iter().map(|(key, reason)| format!("{key} is not believed: {reason}"));
+        // Where none may be read, that is how the host was set up.
+        let denied = denied.into_iter().filter(|_| seq.is_some());
+        let rejected = resolved.rejected.into_iter().chain(unfit).chain(denied);
+        let rejected = rejected.map(|(key, reason)| format!("{key} is not believed: {reason}"));
         Ok(Self {
             store_id,
             recipients,
@@ -127,12 +144,15 @@ fn refuse_what_readers_would(own: &Signer, newest: &Keys, believed: Option<&Keys
     Ok(())
 }
 
-/// Keys that a believed signer wrote with a newer opsctl were changed for a reason that this one cannot read.
-fn refuse_what_is_newer(found: &[Found], pins: &[Signer]) -> Result<()> {
+/// Keys that a believed signer wrote with a newer opsctl were changed for a reason that this one cannot read. A pinned signer
+/// that was revoked could otherwise stop the host for ever.
+fn refuse_what_is_newer(found: &[Found], pins: &[Signer], newest: Option<&Keys>) -> Result<()> {
+    let is_revoked = |pin: &Signer| newest.is_some_and(|keys| keys.revocation(pin).is_some());
+    let pins: Vec<Signer> = pins.iter().filter(|pin| !is_revoked(pin)).cloned().collect();
     for object in found {
         let Err(error) = Keys::read(&object.bytes) else { continue };
         let signature = object.signature.as_deref().unwrap_or_default();
-        if error.is_newer(keys::TYPE) && signature::verify(&object.bytes, signature, pins).is_ok() {
+        if error.is_newer(keys::TYPE) && signature::verify(&object.bytes, signature, &pins).is_ok() {
             return Err(Error::from(error))
                 .context(|| format!("reading {}, which a trusted signer signed", object.key));
         }
@@ -164,7 +184,12 @@ async fn described(store: &Store, view: &StoreView) -> Result<Result<Option<Stri
     if !view.has_descriptor() {
         return Ok(Err("it is missing".into()));
     }
-    let Some(bytes) = optional(store.get(layout::DESCRIPTOR).await)? else { return Ok(Ok(None)) };
+    let bytes = match optional(store.get_at_most(layout::DESCRIPTOR, MAX_DOCUMENT).await) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(Ok(None)),
+        Err(error @ StoreError::TooLarge { .. }) => return Ok(Err(error.to_string())),
+        Err(error) => return Err(error.into()),
+    };
     match Descriptor::read(&bytes) {
         Ok(descriptor) => Ok(Ok(Some(descriptor.store_id))),
         Err(error) if error.is_newer(keys::STORE_TYPE) => Err(error.into()),
@@ -172,26 +197,45 @@ async fn described(store: &Store, view: &StoreView) -> Result<Result<Option<Stri
     }
 }
 
-/// The keys objects, and whether reading any was refused.
-async fn read_keys(store: &Store, view: &StoreView) -> Result<(Vec<Found>, bool)> {
-    let mut found = Vec::new();
+/// The keys objects of a store, as far as they may be read.
+#[derive(Default)]
+struct KeysObjects {
+    found: Vec<Found>,
+    /// Those that may not be read, with what the store said.
+    denied: Vec<(String, String)>,
+    /// Those that cannot be keys objects, with the reason.
+    unfit: Vec<(String, String)>,
+}
+
+async fn read_keys(store: &Store, view: &StoreView) -> Result<KeysObjects> {
+    let mut keys = KeysObjects::default();
     for object in view.keys.iter().filter(|o| !o.key.ends_with(layout::SIGNATURE)) {
-        let bytes = match store.get(&object.key).await {
-            Ok(bytes) => bytes.to_vec(),
-            Err(StoreError::Denied { .. }) => return Ok((Vec::new(), true)),
-            Err(e) => return Err(e.into()),
+        let key = object.key.clone();
+        if layout::keys_seq(&key).is_none() {
+            keys.unfit.push((key, "its name is not that of a keys object".into()));
+            continue;
+        }
+        let signature =
+            async || optional(store.get_at_most(&format!("{key}{}", layout::SIGNATURE), MAX_DOCUMENT).await);
+        let read = match store.get_at_most(&key, MAX_DOCUMENT).await {
+            Ok(bytes) => signature().await.map(|signature| (bytes.to_vec(), signature)),
+            Err(error) => Err(error),
         };
-        let signature = optional(store.get(&format!("{}{}", object.key, layout::SIGNATURE)).await)?;
-        found.push(Found { key: object.key.clone(), modified: object.modified, bytes, signature });
+        match read {
+            Ok((bytes, signature)) => keys.found.push(Found { key, modified: object.modified, bytes, signature }),
+            Err(error @ StoreError::Denied { .. }) => keys.denied.push((key, error.to_string())),
+            Err(error @ StoreError::TooLarge { .. }) => keys.unfit.push((key, error.to_string())),
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok((found, false))
+    Ok(keys)
 }
 
 /// Not there, or not for us to read, is `None`.
-fn optional(got: Result<bytes::Bytes, StoreError>) -> Result<Option<Vec<u8>>> {
+fn optional(got: Result<bytes::Bytes, StoreError>) -> Result<Option<Vec<u8>>, StoreError> {
     match got {
         Ok(bytes) => Ok(Some(bytes.to_vec())),
         Err(StoreError::NotFound { .. } | StoreError::Denied { .. }) => Ok(None),
-        Err(e) => Err(e.into()),
+        Err(e) => Err(e),
     }
 }

@@ -201,7 +201,7 @@ impl Opened {
         let view = list(request).context(|| "listing the store".to_owned())?;
         let keys = establish(request, &view)?;
         let state = state_dir.source(&keys.store_id, &request.source)?;
-        keys.refuse_older(state.keys_seq())?;
+        let keys = keys.not_older_than(state.keys_seq())?;
         let mut walk = request.walk.clone();
         walk.own.push(state_dir.id()?);
         Ok(Self { state_dir, state, view, keys, walk })
@@ -226,8 +226,7 @@ impl Opened {
             list(request).context(|| "listing the store before the commit".to_owned())?,
         );
         if before.keys != self.view.keys {
-            self.keys = establish(request, &self.view)?;
-            self.keys.refuse_older(self.state.keys_seq())?;
+            self.keys = establish(request, &self.view)?.not_older_than(self.state.keys_seq())?;
             return Ok(Some("the keys of the store changed during the run".to_owned()));
         }
         let pack = built.packs.iter().find(|line| !self.view.has_pack(line)).map(|line| layout::pack(line.pack));

@@ -34,5 +34,6 @@ pub use manifest::{Manifest, Walk};
 pub use open::Repository;
 pub use packs::Packs;
 pub use plan::FetchPlan;
+pub(crate) use signed::MAX_SIZE as MAX_DOCUMENT;
 pub use snapshots::{Listing, Problem, Snapshot};
 pub use trust::{Purpose, Trust, TrustOptions};

@@ -15,7 +15,7 @@ use crate::providers::store::{ObjectInfo, Store, StoreError};
 /// Requests under way at once.
 const PARALLEL: usize = 16;
 /// A document or signature larger than this many bytes is not one of ours.
-pub(super) const MAX_SIZE: u64 = 1 << 20;
+pub(crate) const MAX_SIZE: u64 = 1 << 20;
 
 /// A document as found in the store.
 #[derive(Debug)]
