@@ -293,6 +293,20 @@ fn recipients_pinned_by_the_host_win_over_what_the_store_says() {
     pinned(&bench.recipient).ok();
 }
 
+/// What is there without its signature is not what was deleted.
+#[test]
+fn a_lost_signature_and_a_lost_receipt_are_told_apart() {
+    let bench = Bench::new();
+    bench.dir.write("tree/file", "x");
+    let first = format!("snapshots/default/{}.json", bench.take().id());
+    std::fs::remove_file(bench.store.join(format!("{first}.minisig"))).unwrap();
+    let second = bench.take();
+    assert!(second.warning(&first).contains("it has no signature"), "{}", second.stdout);
+    std::fs::remove_file(bench.store.join(format!("snapshots/default/{}.json", second.id()))).unwrap();
+    let third = bench.take();
+    assert!(third.warning(second.id()).contains("is not in the store any more"), "{}", third.stdout);
+}
+
 #[test]
 fn forged_keys_add_no_recipient() {
     let bench = Bench::new();

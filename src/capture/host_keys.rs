@@ -124,7 +124,7 @@ impl HostKeys {
             store_id,
             recipients,
             seq,
-            warnings: problem.into_iter().chain(rejected).chain(view.odd().iter().cloned()).collect(),
+            warnings: problem.into_iter().chain(rejected).chain(view.odd()).collect(),
         })
     }
 }

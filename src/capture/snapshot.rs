@@ -102,7 +102,7 @@ pub fn snapshot(request: &SnapshotRequest<'_>) -> Result<Outcome> {
     let started_at = (request.clock)();
     let mut opened = Opened::open(request)?;
     opened.state.settle(&|key| opened.view.has_receipt(key))?;
-    let gone = opened.state.last_receipt().filter(|key| !opened.view.has_receipt(key));
+    let gone = opened.state.last_receipt().filter(|key| !opened.view.lists_receipt(key));
     let gone = gone.map(|key| format!("{key}, the last snapshot that this host took, is not in the store any more"));
     let mut why = String::new();
     for _ in 0..PASSES {

@@ -17,7 +17,7 @@ pub struct StoreView {
     marked: HashSet<Hash>,
     snapshots: HashMap<String, Vec<SnapshotId>>,
     /// Receipts that cannot count as anybody's predecessor, with the reason.
-    odd: Vec<String>,
+    odd: Vec<(String, &'static str)>,
     has_descriptor: bool,
     pack_lists: HashMap<String, u64>,
     /// The keys objects and their signatures.
@@ -46,7 +46,7 @@ impl StoreView {
             } else if let Some((source, id)) = layout::parse_receipt(key) {
                 match why_odd(&id, &object, &signatures) {
                     None => view.snapshots.entry(source.to_owned()).or_default().push(id),
-                    Some(why) => view.odd.push(format!("{key} does not count: {why}")),
+                    Some(why) => view.odd.push((key.to_owned(), why)),
                 }
             } else if key == layout::DESCRIPTOR {
                 view.has_descriptor = true;
@@ -66,9 +66,14 @@ impl StoreView {
     }
 
     /// Objects that are called like receipts and cannot be this host's.
+    pub fn odd(&self) -> impl Iterator<Item = String> {
+        self.odd.iter().map(|(key, why)| format!("{key} does not count: {why}"))
+    }
+
+    /// True if an object of this name is there that is called like a receipt, whether or not it can count.
     #[must_use]
-    pub fn odd(&self) -> &[String] {
-        &self.odd
+    pub fn lists_receipt(&self, key: &str) -> bool {
+        self.has_receipt(key) || self.odd.iter().any(|(odd, _)| odd == key)
     }
 
     /// True if a pack is there, whole as far as its size tells, and not marked for removal.
@@ -139,7 +144,7 @@ mod tests {
         let all = [&good[..], &future, &absurd, &[unsigned]].concat();
         let view = StoreView::new(all);
         assert_eq!(view.newest("web").map(|id| id.seq()), Some(1));
-        assert_eq!(view.odd().len(), 3);
+        assert_eq!(view.odd().count(), 3);
         // A store that was copied has later times, and its receipts count.
         let copied = receipt("20260307T140000Z-000001-0123456789abcdef", "2027-01-01T00:00:00Z");
         assert!(StoreView::new(copied.to_vec()).newest("web").is_some());
