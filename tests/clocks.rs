@@ -138,6 +138,23 @@ fn a_clock_that_is_a_day_wrong_commits_nothing_and_says_so() {
     restore_latest(&bench);
 }
 
+/// Its signature is stored before the clocks are compared, and no snapshot will ever be newer.
+#[test]
+fn the_signature_of_a_refused_clock_is_not_taken_for_a_deleted_snapshot() {
+    let bench = bench();
+    assert_refused(&bench, &|| "2100-01-01T00:00:00Z".parse().unwrap());
+    let warnings = || {
+        let mut command = bench.command();
+        command.args(["list", "--json"]).env("OPSCTL_TRUSTED_SIGNERS", &bench.signer);
+        run(command).ok().warnings()
+    };
+    assert_eq!(warnings(), [""; 0]);
+    let newest = bench.take();
+    assert_eq!(warnings(), [""; 0]);
+    std::fs::remove_file(bench.store.join(format!("snapshots/default/{}.json", newest.id()))).unwrap();
+    assert!(warnings().iter().any(|said| said.contains(newest.id())), "one that was deleted is still said");
+}
+
 #[test]
 fn a_clock_that_is_less_than_a_day_wrong_commits_with_a_warning() {
     for (seconds, words) in [(23 * HOUR, "ahead of"), (-23 * HOUR, "behind"), (7 * MINUTE, "ahead of")] {

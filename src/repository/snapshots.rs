@@ -14,7 +14,7 @@ use crate::providers::store::ObjectInfo;
 
 use super::Repository;
 use super::signed::{self, Signed};
-use super::trust::{Candidate, Trust};
+use super::trust::{Candidate, STORE_TIME_TOLERANCE, Trust};
 
 /// One committed snapshot.
 #[derive(Clone, Debug)]
@@ -187,12 +187,16 @@ fn id_in_name(key: &str) -> Option<SnapshotId> {
 }
 
 /// Signatures without their receipt, where no receipt is newer: the newest snapshot may have been taken away. A commit
-/// that stopped between the two leaves the same, until the next snapshot.
+/// that stopped between the two leaves the same, until the next snapshot. What claims a time long after the store received
+/// it was never believed, such as the signature of a host that then saw how wrong its clock is: nobody took that away.
 fn bereft_signatures(listed: &[ObjectInfo], present: &HashSet<SnapshotId>) -> Vec<String> {
     let mut newest: BTreeMap<&str, SnapshotId> = BTreeMap::new();
     for object in listed {
         let receipt = object.key.strip_suffix(SIGNATURE).unwrap_or(&object.key);
         let Some((source, id)) = layout::parse_receipt(receipt) else { continue };
+        if id.finished_at().duration_since(object.modified) > STORE_TIME_TOLERANCE {
+            continue;
+        }
         if newest.get(source).is_none_or(|known| *known < id) {
             newest.insert(source, id);
         }

@@ -20,7 +20,7 @@ use crate::{Error, ExitCode, Result};
 use super::signed::Signed;
 
 /// How far the time at which the store received a receipt may lie from the end time that it claims.
-const STORE_TIME_TOLERANCE: SignedDuration = SignedDuration::from_hours(24);
+pub(super) const STORE_TIME_TOLERANCE: SignedDuration = SignedDuration::from_hours(24);
 
 /// What the caller is about to do with what it reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
