@@ -24,8 +24,13 @@ use faulty::{Faulty, Op, Rule, exists, forbidden, full, reset, timeout};
 use lab::{TRIES, on};
 use object_store::{ObjectStoreExt as _, PutPayload};
 use opsctl::ExitCode;
+use opsctl::archive::hash::Hash;
+use opsctl::archive::keyring::generate_identity;
+use opsctl::archive::keys::Keys;
+use opsctl::archive::layout;
 use opsctl::check::Level;
 use opsctl::providers::store::Store;
+use support::opsctl::rest;
 use support::tree::assert_same_tree;
 
 // ---- any request of a snapshot ----
@@ -153,6 +158,45 @@ fn what_the_store_did_not_keep_is_found_before_the_commit() {
         end.bad(&[ExitCode::Failed], key);
         assert_eq!(committed, 0);
     }
+}
+
+/// A pass that must be made again is part of the run: what it stored is in the receipt, and what it spent is spent.
+#[test]
+fn a_second_pass_counts_with_the_first() {
+    let mut scene = Scene::new();
+    let (memory, state) = (Arc::new(scene.empty.fork()), scene.lab.state(None));
+    let faulty = Faulty::over(memory, []);
+    let store = on(faulty.clone());
+    let packs = |scene: &Scene| {
+        let listed = scene.lab.runtime.block_on(store.list("packs")).unwrap();
+        (listed.len() as u64, listed.iter().map(|pack| pack.size).sum::<u64>())
+    };
+    rest();
+    faulty.add(Rule::put("packlists/").nth(1).keeps_nothing());
+    let first = scene.lab.snapshot(&store, &state).unwrap();
+    assert_eq!(faulty.count(Op::Put, "packlists/"), 2, "two passes");
+    let before = packs(&scene);
+    assert_eq!((first.receipt.packs_stored, first.receipt.bytes_stored), before);
+
+    // Four files of 60 KiB, and a budget for two of them.
+    let listed = scene.lab.runtime.block_on(store.list("keys")).unwrap();
+    let bytes = scene.lab.runtime.block_on(store.get(&listed[0].key)).unwrap();
+    let mut keys = Keys::read(&bytes).unwrap();
+    (keys.seq, keys.previous, keys.recipients) = (2, Some(Hash::of(&bytes)), vec![generate_identity().0]);
+    let (hash, bytes) = keys.write().unwrap();
+    let name = layout::keys_object(2, hash);
+    let signature = scene.lab.signing_key.sign(&bytes, &name).unwrap().into_bytes();
+    for (key, body) in [(format!("{name}.minisig"), signature), (name, bytes)] {
+        scene.lab.runtime.block_on(store.create(&key, PutPayload::from(body))).unwrap();
+    }
+    scene.lab.max_rekey = 100 << 10;
+    faulty.add(Rule::put("packlists/").nth(1).keeps_nothing());
+    let second = scene.lab.snapshot(&store, &state).unwrap();
+    assert_eq!(faulty.count(Op::Put, "packlists/"), 4, "two passes again");
+    assert_eq!((second.rekey.stored_bytes, second.rekey.left_bytes), (120 << 10, 120 << 10));
+    let after = packs(&scene);
+    let stored = (second.receipt.packs_stored, second.receipt.bytes_stored);
+    assert_eq!(stored, (after.0 - before.0, after.1 - before.1));
 }
 
 /// Without it no reader believes the receipt, and the clock of the host is compared with its time.

@@ -105,9 +105,12 @@ pub fn snapshot(request: &SnapshotRequest<'_>) -> Result<Outcome> {
     let gone = opened.state.last_receipt().filter(|key| !opened.view.lists_receipt(key));
     let gone = gone.map(|key| format!("{key}, the last snapshot that this host took, is not in the store any more"));
     let mut why = String::new();
+    // What this run stored is counted, and its budget spent, over all passes.
+    let stored = Stored::default();
+    let (mut budget, mut stored_anew) = (request.max_rekey, 0);
     for _ in 0..PASSES {
-        let stored = Stored::default();
-        let index = ChunkIndex::new(request.max_rekey);
+        stored.chunks_reused.store(0, Ordering::Relaxed);
+        let index = ChunkIndex::new(budget);
         let previous = opened.previous(request, &index)?;
         let pass = Pass {
             store: request.store,
@@ -127,6 +130,8 @@ pub fn snapshot(request: &SnapshotRequest<'_>) -> Result<Outcome> {
         };
         let (built, findings) = pass.run()?;
         store_pack_list(request, &opened, &built)?;
+        budget = index.budget();
+        stored_anew += built.rekey.stored_bytes;
         if let Some(reason) = opened.look_again(request, &built)? {
             tracing::warn!("{reason}; starting again");
             why = reason;
@@ -143,7 +148,7 @@ pub fn snapshot(request: &SnapshotRequest<'_>) -> Result<Outcome> {
             bytes_read: findings.bytes_read,
             unchanged: findings.unchanged,
             chunks_reused: stored.chunks_reused.load(Ordering::Relaxed),
-            rekey: built.rekey,
+            rekey: Rekey { stored_bytes: stored_anew, ..built.rekey },
             problems: findings.problems,
             warnings: opened
                 .keys

@@ -41,6 +41,8 @@ pub struct Lab {
     pub identities: Identities,
     pub recipient: String,
     pub runtime: tokio::runtime::Runtime,
+    /// Bytes that a snapshot stores anew after the recipients changed, at most.
+    pub max_rekey: u64,
     /// Numbers scratch folders.
     made: AtomicUsize,
 }
@@ -53,7 +55,8 @@ impl Lab {
         let (recipient, secret) = generate_identity();
         let identities = Identities::parse(&secret).expect("an identity");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        Self { dir, tree, signing_key, identities, recipient, runtime, made: AtomicUsize::new(0) }
+        let (max_rekey, made) = (u64::MAX, AtomicUsize::new(0));
+        Self { dir, tree, signing_key, identities, recipient, runtime, max_rekey, made }
     }
 
     /// The objects of a new store, by name.
@@ -133,7 +136,7 @@ impl Lab {
             },
             excluded: Excluded::default(),
             tags: BTreeMap::new(),
-            max_rekey: u64::MAX,
+            max_rekey: self.max_rekey,
             profile: None,
             versions: None,
             host: "host".to_owned(),
