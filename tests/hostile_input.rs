@@ -231,6 +231,20 @@ fn a_hard_link_group_is_one_file_inside_the_new_folder_or_refused() {
     assert!(!to.join("b").exists() && to.join("c").exists());
     assert_eq!(std::fs::read(to.join("a")).unwrap(), b"one");
     assert_equal(&before, &Tree::read(&outside));
+    // What a restore refuses its plan says, and a check finds.
+    for source in ["link", "contents"] {
+        let (_, planned) = restore(&bench, source, &["--dry-run"]);
+        assert!(planned.stdout.contains("hard link group"), "{source}: {}", planned.stdout);
+    }
+    let damaged = check(&bench).ended(4).json["damaged"].as_array().unwrap().clone();
+    let named: Vec<_> = damaged.iter().map(|row| (row["object"].as_str().unwrap(), &row["files"])).collect();
+    assert_eq!(named.len(), 2, "{damaged:?}");
+    for (at, source) in ["contents", "link"].into_iter().enumerate() {
+        assert!(
+            named[at].0.starts_with(&format!("snapshots/{source}/")) && *named[at].1 == json!(["b"]),
+            "{damaged:?}"
+        );
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::archive::keyring::Identities;
 use crate::archive::layout;
 use crate::archive::packlist::PackLine;
 use crate::cancel::Cancel;
-use crate::repository::{FetchOptions, FetchPlan, FrameOf, Manifest, Repository, Snapshot};
+use crate::repository::{FetchOptions, FetchPlan, FrameOf, LinkGroups, MISFIT, Manifest, Repository, Snapshot};
 use crate::{ExitCode, Result};
 
 use super::findings::{Findings, shown};
@@ -121,8 +121,15 @@ impl Content<'_> {
     ) -> Result<()> {
         let manifest = self.repository.manifest(snapshot, self.identities, self.cancel).await?;
         let mut walk = manifest.walk(None);
+        let mut links = LinkGroups::default();
         while let Some(batch) = walk.next().await? {
-            for entry in batch.iter().filter(|entry| entry.kind == Kind::File) {
+            for entry in &batch {
+                if entry.is_captured() && !links.fits(entry) {
+                    findings.damaged_file(snapshot, &entry.path, MISFIT);
+                }
+                if entry.kind != Kind::File {
+                    continue;
+                }
                 let Some(extents) = extents(&manifest, entry, snapshot, findings).await? else { continue };
                 let Some(expected) = entry.sha256 else { continue };
                 let usable = |x: &Extent| {

@@ -17,6 +17,7 @@ pub mod choose;
 pub mod chunks;
 pub mod diff;
 pub mod fetch;
+pub mod links;
 pub mod manifest;
 pub mod open;
 pub mod packs;
@@ -30,6 +31,7 @@ pub mod trust;
 
 pub use choose::{Which, choose};
 pub use fetch::{FetchError, FetchOptions, FetchStats, FrameOf, OnFailure};
+pub use links::{LinkGroups, MISFIT};
 pub use manifest::{Manifest, Walk};
 pub use open::Repository;
 pub use packs::Packs;

@@ -6,7 +6,7 @@
 //! * Nothing is lost in silence: what could not be put in place is in [`Lost`], and with anything in
 //!   there a restore ends in an error.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::fetch::fetch;
 use super::lost::{Damaged, Lost};
@@ -15,11 +15,10 @@ use super::seed::{Seed, Seeding};
 use super::select::{Selected, Window, Windows};
 use super::target::{Outcome, Problems, Target};
 use crate::archive::entry::{Entry, Kind};
-use crate::archive::hash::Hash;
 use crate::archive::layout;
 use crate::archive::path::EntryPath;
 use crate::progress::Progress;
-use crate::repository::Manifest;
+use crate::repository::{LinkGroups, MISFIT, Manifest};
 use crate::{Error, ExitCode, Result};
 
 /// What a restore did.
@@ -55,7 +54,7 @@ pub async fn restore(request: &RestoreRequest<'_>, mut plan: RestorePlan, progre
         progress,
         resumes: plan.resumes,
         seed: Seed::start(request, &target),
-        links: HashMap::new(),
+        links: LinkGroups::default(),
         lost_groups: HashSet::new(),
         dirs: Vec::new(),
         files: 0,
@@ -90,8 +89,7 @@ struct Run<'a> {
     progress: &'a dyn Progress,
     resumes: bool,
     seed: Seed,
-    /// The first restored name of each hard-link group, and what every name of it must be.
-    links: HashMap<String, (EntryPath, Kind, Option<Hash>)>,
+    links: LinkGroups,
     /// The groups whose content could not be had.
     lost_groups: HashSet<String>,
     dirs: Vec<Entry>,
@@ -112,9 +110,7 @@ impl Run<'_> {
             let entry = &selected.entry;
             match entry.kind {
                 _ if !entry.is_captured() => {}
-                _ if !self.is_of_its_group(entry) => {
-                    self.lost.add(&entry.path, Some("the names of its hard link group differ in type or content"));
-                }
+                _ if !self.links.fits(entry) => self.lost.add(&entry.path, Some(MISFIT)),
                 Kind::Dir => {
                     self.target.make_dir(entry)?;
                     self.dirs.push(entry.clone());
@@ -128,7 +124,7 @@ impl Run<'_> {
                     }
                     Err(error) => return Err(error),
                 },
-                Kind::File => match (self.first_name(entry), &selected.lost) {
+                Kind::File => match (self.links.first_name(entry).cloned(), &selected.lost) {
                     (Some(first), _) => later_links.push((first, entry)),
                     _ if self.is_in_place(entry)? => {}
                     (None, Some(reason)) => self.lose(entry, Some(reason)),
@@ -170,21 +166,6 @@ impl Run<'_> {
         self.lost.add(&entry.path, reason);
     }
 
-    /// The name under which the content of a hard-linked file is restored, unless it is this one.
-    fn first_name(&self, entry: &Entry) -> Option<EntryPath> {
-        let (first, ..) = self.links.get(entry.hardlink.as_ref()?)?;
-        (*first != entry.path).then(|| first.clone())
-    }
-
-    /// Whether type and content are those of its hard-link group, which the first name of it decides. A name of another
-    /// content would silently come back with the first one's.
-    fn is_of_its_group(&mut self, entry: &Entry) -> bool {
-        let Some(group) = entry.hardlink.clone().filter(|_| entry.kind != Kind::Dir) else { return true };
-        let (_, kind, sha256) =
-            self.links.entry(group).or_insert_with(|| (entry.path.clone(), entry.kind, entry.sha256));
-        (*kind, *sha256) == (entry.kind, entry.sha256)
-    }
-
     /// Gives the file at `first` a further name. One that an interrupted run had given to another file,
     /// which turned out not to be right, is given anew.
     fn link(&mut self, first: &EntryPath, entry: &Entry) -> Result<()> {
@@ -192,14 +173,14 @@ impl Run<'_> {
             // The content may still be there, under this name, from an earlier run.
             if self.is_in_place(entry)? {
                 self.lost_groups.remove(group);
-                self.links.insert(group.clone(), (entry.path.clone(), entry.kind, entry.sha256));
+                self.links.begin(group.clone(), entry);
             } else {
                 self.lost.add(&entry.path, Some("a further name of a file that is lost"));
             }
             return Ok(());
         }
         // A later name of a group whose first content was found under another name meanwhile.
-        let first = entry.hardlink.as_ref().and_then(|group| self.links.get(group)).map_or(first, |(path, ..)| path);
+        let first = self.links.first_name(entry).unwrap_or(first);
         if self.resumes && !self.target.is_link_of(first, entry)? {
             self.target.discard(entry)?;
         }

@@ -11,7 +11,7 @@ use crate::archive::entry::{Extent, Kind};
 use crate::archive::keyring::Identities;
 use crate::archive::path::EntryPath;
 use crate::cancel::Cancel;
-use crate::repository::{FetchPlan, Manifest, Repository, Snapshot};
+use crate::repository::{FetchPlan, LinkGroups, MISFIT, Manifest, Repository, Snapshot};
 use crate::{Error, ExitCode, Result};
 
 /// Paths that a plan lists, at most.
@@ -110,7 +110,7 @@ impl RestorePlan {
             window: None,
         };
         let mut windows = Windows::new(&manifest, &request.selection);
-        let mut links = std::collections::HashSet::new();
+        let mut links = LinkGroups::default();
         let mut number = 0;
         while let Some(window) = windows.next().await? {
             number += 1;
@@ -137,7 +137,7 @@ impl RestorePlan {
         request: &RestoreRequest<'_>,
         manifest: &Manifest<'_>,
         window: &Window,
-        links: &mut std::collections::HashSet<String>,
+        links: &mut LinkGroups,
     ) -> Result<()> {
         let mut extents: Vec<&Extent> = Vec::new();
         window.gaps.iter().for_each(|gap| self.lost.push(describe(gap)));
@@ -155,6 +155,10 @@ impl RestorePlan {
             if !entry.is_captured() {
                 continue;
             }
+            if !links.fits(entry) {
+                self.lost.push(format!("{:?} ({MISFIT})", entry.path));
+                continue;
+            }
             self.space = self.space.saturating_add(BLOCK);
             match entry.kind {
                 Kind::Dir => self.dirs += 1,
@@ -163,7 +167,7 @@ impl RestorePlan {
                     if entry.changed {
                         self.changed.push(entry.path.clone());
                     }
-                    if entry.hardlink.clone().is_some_and(|group| !links.insert(group)) {
+                    if links.first_name(entry).is_some() {
                         continue;
                     }
                     // Claims of a manifest: what is too much for an integer is too much for the disk.
