@@ -18,6 +18,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::output::shown_safely;
 use super::text::{escape, redact};
 
 /// The target of progress lines, shown by default where no bar can be drawn.
@@ -152,7 +153,7 @@ impl Lines {
                 for (name, value) in fields {
                     record.entry(name).or_insert(value);
                 }
-                Value::Object(record).to_string()
+                shown_safely(Value::Object(record).to_string())
             }
         }
     }
@@ -222,6 +223,17 @@ mod tests {
         assert_eq!(record["level"], "warn");
         assert_eq!(record["files"], 3);
         assert_eq!(record["time"], "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn no_json_record_writes_to_the_terminal() {
+        let lines = Lines { format: LogFormat::Json, run_id: "r1".into() };
+        let hostile = "\u{7f} \u{9b}31m \u{202e}txt \u{2066} \u{1b}[0m";
+        let fields = Map::from_iter(["message", "cause"].map(|name| (name.to_owned(), hostile.into())));
+        let text = lines.line(jiff::Timestamp::UNIX_EPOCH, &tracing::Level::WARN, "opsctl::x", fields);
+        assert!(text.is_ascii() && !text.contains(char::is_control), "{text:?}");
+        let record: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&record["message"], &record["cause"]), (&hostile.into(), &hostile.into()));
     }
 
     #[test]

@@ -194,7 +194,7 @@ fn not_json(error: serde_json::Error) -> Error {
 
 /// The same JSON without what a terminal would obey: `serde_json` writes DEL, the C1 controls and what reorders a line as
 /// they are. They can stand in strings only, and none is above U+FFFF.
-fn shown_safely(json: String) -> String {
+pub(super) fn shown_safely(json: String) -> String {
     let is_obeyed = |character: char| matches!(character, '\u{7f}'..='\u{9f}') || reorders(character);
     if !json.contains(is_obeyed) {
         return json;
