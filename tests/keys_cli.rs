@@ -17,6 +17,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use opsctl::archive::keys::{Keys, MAX_SEQ};
+use opsctl::archive::layout;
+use opsctl::archive::signature::SigningKey;
+use secrecy::SecretString;
 use support::TestDir;
 use support::opsctl::{Bench, Done, files_below, run, url};
 use support::tree::assert_same_tree;
@@ -290,6 +294,29 @@ fn a_revocation_keeps_what_it_names_and_all_before() {
     // A revoked signer does not come back, and changes nothing any more.
     keys(&bench, &new.file, &bench.signer, &["add-signer", &bench.signer]).ended(2);
     keys(&bench, &bench.key, &new.signer, &["add-signer", &new_key().signer]).ended(12);
+}
+
+#[test]
+fn the_last_number_that_counts_is_followed_by_a_clear_refusal() {
+    let bench = Bench::new();
+    let first = bench.objects_in("keys/").into_iter().find(|name| name.ends_with(".json")).unwrap();
+    let mut last = Keys::read(&std::fs::read(bench.store.join(first)).unwrap()).unwrap();
+    let key = SigningKey::parse(&SecretString::from(std::fs::read_to_string(&bench.key).unwrap())).unwrap();
+    let put = |keys: &Keys| {
+        let (hash, bytes) = keys.write().unwrap();
+        let name = layout::keys_object(keys.seq, hash);
+        std::fs::write(bench.store.join(format!("{name}.minisig")), key.sign(&bytes, &name).unwrap()).unwrap();
+        std::fs::write(bench.store.join(&name), bytes).unwrap();
+    };
+    last.seq = u32::MAX;
+    put(&last);
+    // Nobody counts that far.
+    let added = keys(&bench, &bench.key, "", &["add-signer", &new_key().signer]).ok();
+    assert_eq!(added.json["seq"], 2);
+    last.seq = MAX_SEQ;
+    put(&last);
+    let refused = keys(&bench, &bench.key, "", &["add-signer", &new_key().signer]).ended(4).error();
+    assert!(refused.contains("1000000000"), "{refused}");
 }
 
 #[test]

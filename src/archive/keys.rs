@@ -24,6 +24,10 @@ pub const STORE_TYPE: &str = "opsctl-store";
 /// The `type` of a keys object.
 pub const TYPE: &str = "opsctl-keys";
 
+/// The highest number of a keys object that is believed: whoever held a signer for a moment could otherwise take the last
+/// number there is, so that nothing could follow, not even the revocation of that signer.
+pub const MAX_SEQ: u32 = 1_000_000_000;
+
 /// The store descriptor, `opsctl-store.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Descriptor {
@@ -219,6 +223,9 @@ fn judge(keys: &Keys, object: &Found, head: Option<&(Hash, Keys)>, pins: &[Signe
     if object.key != super::layout::keys_object(keys.seq, Hash::of(&object.bytes)) {
         return Err("its name does not match its content".into());
     }
+    if keys.seq > MAX_SEQ {
+        return Err("its number is absurd".into());
+    }
     let signature = object.signature.as_deref().ok_or("it has no signature")?;
     let Some((head_hash, head)) = head else {
         return signature::verify(&object.bytes, signature, pins).map(|_| ()).map_err(|e| e.to_string());
@@ -343,6 +350,21 @@ mod tests {
         let resolved = resolve(all, &[a.signer().clone()], Rule::Chain);
         assert!(resolved.head.unwrap().1.recipients.contains(&"age1true".into()));
         assert_eq!(resolved.rejected.len(), 1);
+    }
+
+    #[test]
+    fn an_absurd_number_does_not_count_and_the_chain_goes_on() {
+        let a = key();
+        for absurd in [u32::MAX, MAX_SEQ + 1] {
+            let mut chain = Chain::start(&a);
+            chain.keys.seq = absurd;
+            chain.store(&a, 1);
+            assert_eq!(head_seq(&chain, &a, Rule::Chain), Some(1));
+        }
+        let mut chain = Chain::start(&a);
+        chain.keys.seq = MAX_SEQ;
+        chain.store(&a, 1);
+        assert_eq!(head_seq(&chain, &a, Rule::Direct), Some(MAX_SEQ));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::init::store_keys;
 use super::reading::Reading;
 use crate::archive::hash::Hash;
 use crate::archive::keyring::{Recipient, Recipients};
-use crate::archive::keys::{Keys, Revocation};
+use crate::archive::keys::{Keys, MAX_SEQ, Revocation};
 use crate::archive::layout;
 use crate::archive::receipt::SnapshotId;
 use crate::archive::signature::{Signer, SigningKey};
@@ -169,7 +169,13 @@ fn amend(
     }
     let mut next = current.clone();
     change(&mut next)?;
-    next.seq = current.seq + 1;
+    next.seq = current.seq.checked_add(1).filter(|seq| *seq <= MAX_SEQ).ok_or_else(|| {
+        Error::integrity(format!(
+            "the newest keys object has the number {}, and none that follows would count",
+            current.seq
+        ))
+        .hint("whoever signed it meant harm: delete it with the tools of the store, or make a new store with new keys")
+    })?;
     next.previous = Some(*hash);
     next.created = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
     Recipients::parse(&next.recipients)?;
