@@ -96,6 +96,10 @@ fn a_store_is_made_once_and_nowhere_else() {
     let foreign = bench.dir.write("foreign/photo", "not ours");
     assert!(init(foreign.parent().unwrap(), new).ended(2).error().contains("photo"));
     assert_eq!(files_below(foreign.parent().unwrap()), [foreign]);
+    // Nor where something lies under a name that a listing leaves out.
+    let odd = bench.dir.write("odd/back\\slash", "not ours");
+    assert!(init(odd.parent().unwrap(), new).ended(2).error().contains("is not empty"));
+    assert_eq!(files_below(odd.parent().unwrap()), [odd]);
     assert!(!id.exists() && !key.exists(), "no keys for a store that was not made");
 }
 

@@ -132,13 +132,16 @@ pub(super) fn run(args: &InitArgs, session: &Session<'_>, out: &mut Output) -> R
 }
 
 fn refuse_occupied(session: &Session<'_>, store: &Store) -> Result<()> {
+    if session.block(store.is_empty())? {
+        return Ok(());
+    }
     let objects = session.block(store.list(""))?;
-    let Some(first) = objects.first() else { return Ok(()) };
     if objects.iter().any(|o| o.key == layout::DESCRIPTOR) {
         return Err(Error::usage(format!("{} is an opsctl store already", store.location()))
             .hint("use it as it is, or change its keys with `opsctl keys`"));
     }
-    Err(Error::usage(format!("{} is not empty: it holds {}", store.location(), first.key))
+    let first = objects.first().map_or("objects with names that no store of ours has", |first| &first.key);
+    Err(Error::usage(format!("{} is not empty: it holds {first}", store.location()))
         .hint("choose a prefix that nothing else uses; if an init was interrupted here, delete what is in keys/ first"))
 }
 
