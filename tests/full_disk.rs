@@ -14,8 +14,11 @@ mod stub_store;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use opsctl::ExitCode;
+use opsctl::state::StateDir;
 use stub_store::{StubStore, Turn};
-use support::opsctl::{Bench, Mounted, chmod, noise, run};
+use support::TestDir;
+use support::opsctl::{Bench, Mounted, chmod, files_below, noise, run};
 use support::tree::assert_same_tree;
 
 const KIB: usize = 1 << 10;
@@ -53,6 +56,26 @@ fn a_state_on_a_full_disk_ends_a_snapshot_and_costs_nothing_else() {
     let elsewhere = bench.dir.join("elsewhere");
     let done = bench.snapshot(["--state-dir", elsewhere.to_str().unwrap()]).ok();
     assert_same_tree(&bench.tree, &bench.restored(&done));
+}
+
+/// Otherwise a host that is stopped in between forgets it, and does not notice that the keys went back.
+#[test]
+fn the_number_of_the_keys_object_is_replaced_as_a_whole() {
+    let dir = TestDir::new();
+    let at = dir.join("state");
+    let _mounted = Mounted::tmpfs(&at, "160k");
+    chmod(&at, 0o700);
+    let lock = StateDir::lock(&at).unwrap();
+    let state = lock.source("11111111111111111111111111111111", "web").unwrap();
+    state.save_keys_seq(7).unwrap();
+    let is_keys = |file: &PathBuf| file.ends_with("keys");
+    let old = at.join("old");
+    std::fs::hard_link(files_below(&at).into_iter().find(is_keys).unwrap(), &old).unwrap();
+    state.save_keys_seq(8).unwrap();
+    assert_eq!((state.keys_seq(), std::fs::read_to_string(old).unwrap().as_str()), (Some(8), "7\n"));
+    fill(&at);
+    assert_eq!(state.save_keys_seq(9).unwrap_err().code(), ExitCode::NoSpace);
+    assert_eq!(state.keys_seq(), Some(8));
 }
 
 #[test]
