@@ -292,7 +292,19 @@ fn receipt(
 fn store_pack_list(request: &SnapshotRequest<'_>, opened: &Opened, built: &Built) -> Result<()> {
     let (name, lines) = &built.pack_list;
     let key = layout::pack_list(*name);
-    if opened.view.has_pack_list(&key, lines.len()) { Ok(()) } else { put(request, &key, lines.clone()) }
+    if opened.view.has_pack_list(&key, lines.len()) {
+        return Ok(());
+    }
+    put(request, &key, lines.clone()).map_err(|error| match error.code() {
+        // While nothing changes its name stays the same, and what has that name is damaged.
+        ExitCode::Integrity => {
+            let hint = format!(
+                "delete {key} with the tools of the store: it is damaged, and the next snapshot stores it again"
+            );
+            error.hint(hint)
+        }
+        _ => error,
+    })
 }
 
 fn put(request: &SnapshotRequest<'_>, key: &str, bytes: Vec<u8>) -> Result<()> {

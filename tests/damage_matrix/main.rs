@@ -63,12 +63,30 @@ fn no_snapshot_is_committed_on_a_pack_list_of_another_size() {
     let intact = std::fs::read(&file).unwrap();
     std::fs::write(&file, &intact[1..]).unwrap();
     let error = bench.snapshot([""; 0]).ended(4).error();
-    assert!(error.contains(list), "{error}");
+    assert!(error.contains(&format!("delete {list}")), "{error}");
     assert_eq!(bench.receipts().len(), 1, "nothing is committed");
     std::fs::remove_file(&file).unwrap();
     let done = bench.take();
     assert_eq!(std::fs::read(&file).unwrap(), intact, "the same list");
     assert_same_tree(&bench.tree, &bench.restored(&done));
+}
+
+/// As the page says: LIST does not show it.
+#[test]
+fn a_pack_list_with_a_flipped_bit_is_used_until_it_is_deleted_and_stored_again() {
+    let bench = Bench::new();
+    bench.dir.write("tree/file", "content");
+    bench.take();
+    let [list] = &bench.objects_in("packlists/")[..] else { panic!("{:?}", bench.objects()) };
+    let file = bench.store.join(list);
+    let intact = std::fs::read(&file).unwrap();
+    std::fs::write(&file, [&[intact[0] ^ 1], &intact[1..]].concat()).unwrap();
+    let hurt = bench.take();
+    bench.restore(&bench.dir.join("hurt"), ["--snapshot", hurt.id()]).ended(4);
+    std::fs::remove_file(&file).unwrap();
+    bench.take();
+    assert_eq!(std::fs::read(&file).unwrap(), intact, "the same list");
+    assert_same_tree(&bench.tree, &bench.restored(&hurt));
 }
 
 /// As the refusal says: make the change again, and the host goes on.

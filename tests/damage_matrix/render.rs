@@ -163,6 +163,9 @@ const UNSEEN_SIZE: &str = "LIST, all that a backup host may do, shows names and 
     names, and the next snapshot stores anew what it still needs of it.";
 const STORED_ANEW: &str = "Gone, or of another size: the next snapshot stores its content anew, as a new pack. The snapshots that need the old one \
     stay damaged.";
+const SAME_LIST: &str = "While nothing changes in the tree, the next snapshot needs the same pack list. If it is of another size, the run ends with 4 and \
+    names it: delete it, and the next snapshot stores it again. If only bits differ, LIST does not show it, and the snapshot is as \
+    damaged as Three until it is deleted and stored again.";
 const APPENDED: &str = "A reader asks for no more bytes than the pack list says, and these are intact.";
 const ROOT: &str = "Every snapshot that changes anything has a root of its own.";
 const SALVAGED: &str =
@@ -200,6 +203,7 @@ fn notes_of(cell: &Cell) -> Vec<&'static str> {
     add(cell.next == Next::Hurt, UNSEEN_SIZE);
     add(is_size && object != Object::Root, STORED_ANEW);
     add(object == Object::Root, ROOT);
+    add(object == Object::List && !matches!(damage, Damage::Delete | Damage::Stray), SAME_LIST);
     add(object.is_pack() && damage == Damage::Append, APPENDED);
     add(cell.restores.iter().any(|(_, gets)| matches!(gets, Gets::Loses(1 | 2, _))), SALVAGED);
     add(cell.restores.iter().any(|(_, gets)| *gets == Gets::Gap), LEAF);
