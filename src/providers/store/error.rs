@@ -246,9 +246,7 @@ fn from_http(key: &str, store: &str, fault: &HttpFault) -> Failure {
             StoreError::Unavailable { key, detail }
         }
         301 | 302 | 303 | 307 | 308 => StoreError::BadConfig {
-            detail: format!(
-                "{store} is served elsewhere (asked for {key}: {detail}): AWS_REGION or AWS_ENDPOINT_URL names another region"
-            ),
+            detail: format!("{store} is served elsewhere (asked for {key}: {detail}): {}", why_elsewhere(store, code)),
         },
         400 if code == "AuthorizationHeaderMalformed" => {
             let detail = format!("{store} refuses the region (asked for {key}: {detail}): AWS_REGION");
@@ -266,6 +264,16 @@ fn from_http(key: &str, store: &str, fault: &HttpFault) -> Failure {
         408 | 500..=599 => StoreError::Unavailable { key, detail },
         _ => StoreError::Other { key, detail },
     })
+}
+
+/// Who may have sent a redirect. S3 does so with a code of its own; of the rest nothing is known.
+fn why_elsewhere(store: &str, code: &str) -> &'static str {
+    match store.split_once("://").map(|(scheme, _)| scheme) {
+        Some("s3") if !code.is_empty() => "AWS_REGION or AWS_ENDPOINT_URL names another region",
+        Some("s3") => "AWS_REGION or AWS_ENDPOINT_URL names another place, or a proxy answers for the store",
+        Some("az") => "AZURE_STORAGE_ENDPOINT names another place, or a proxy answers for the store",
+        _ => "a proxy, perhaps with a page to log in, answers for the store",
+    }
 }
 
 pub(super) fn from_io(key: &str, source: &io::Error) -> StoreError {
@@ -302,4 +310,25 @@ fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
 /// The text of the innermost cause: outer texts of `object_store` repeat it, and may hold a URL with its query.
 pub(super) fn deepest(error: &(dyn StdError + 'static)) -> String {
     std::iter::successors(Some(error), |&cause| cause.source()).last().map(ToString::to_string).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::faulty::generic;
+    use super::*;
+
+    #[test]
+    fn a_redirect_sends_nobody_to_the_settings_of_another_cloud() {
+        let said = |store: &str, code: &str| {
+            let fault = HttpFault { status: 302, code: code.into(), message: String::new() };
+            classify("k", store, &generic(fault)).into_error("k").to_string()
+        };
+        assert!(said("s3://b", "TemporaryRedirect").contains("AWS_REGION"));
+        assert!(!said("s3://b", "TemporaryRedirect").contains("proxy"));
+        assert!(said("s3://b", "").contains("AWS_REGION") && said("s3://b", "").contains("proxy"));
+        for store in ["az://c", "gs://b"] {
+            assert!(!said(store, "").contains("AWS") && said(store, "").contains("proxy"), "{store}");
+        }
+        assert!(said("az://c", "").contains("AZURE_STORAGE_ENDPOINT"));
+    }
 }
