@@ -19,6 +19,8 @@ use super::{Packs, Repository};
 
 /// Bytes of decoded frames that are kept.
 const CACHE: usize = 4 << 20;
+/// A larger frame would push out many others, and is hardly asked for twice: it holds one chunk of one large file.
+const MAX_CACHED: usize = CACHE / 4;
 
 /// Reads chunks of one snapshot.
 pub struct ChunkReader<'a> {
@@ -124,6 +126,9 @@ impl FrameCache {
     }
 
     fn put(&mut self, place: FrameOf, tar: &[u8]) {
+        if tar.len() > MAX_CACHED {
+            return;
+        }
         self.bytes += tar.len();
         self.frames.push_back((place, tar.into()));
         while self.bytes > CACHE {
@@ -135,4 +140,24 @@ impl FrameCache {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::entry::FrameRef;
+    use crate::archive::hash::Hash;
+
+    #[test]
+    fn a_frame_that_does_not_fit_pushes_out_no_other() {
+        let place = |offset| FrameOf { pack: Hash::of(b"p"), frame: FrameRef { offset, stored: 1, decoded: 1 } };
+        let mut cache = FrameCache::default();
+        cache.put(place(0), b"small");
+        cache.put(place(1), &vec![0; CACHE + 1]);
+        assert_eq!(cache.get(place(0)).as_deref(), Some(&b"small"[..]));
+        assert!(cache.get(place(1)).is_none());
+        // What fits is kept as far as there is room, the oldest goes first.
+        (2..7).for_each(|offset| cache.put(place(offset), &vec![0; MAX_CACHED]));
+        assert!(cache.get(place(0)).is_none() && cache.get(place(6)).is_some() && cache.bytes <= CACHE);
+    }
 }
