@@ -197,6 +197,29 @@ fn seeding_never_fails_a_restore_and_never_replaces_a_state() {
     }
 }
 
+/// The tree of the next snapshot lies beside what is restored until that is whole.
+#[test]
+fn a_tree_that_cannot_be_written_is_named_by_where_it_lies() {
+    let bench = Bench::new();
+    for n in 0..40 {
+        bench.dir.write(format!("tree/a name of some length {n}"), "x");
+    }
+    bench.take();
+    let to = bench.dir.join("to");
+    let restore = bench.restore_command(&to, NONE);
+    // Small files can be written, and a large one fails as on a full disk.
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "sh"]).arg(restore.get_program());
+    limited.args(restore.get_args()).env_clear().envs(support::clean_env());
+    limited.envs(restore.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    limited.env("OPSCTL_STATE_DIR", bench.dir.join("new state"));
+    let done = run(limited).ok();
+    let staged = to.join(".opsctl");
+    assert!(done.stderr.contains(&format!("cannot write {}", staged.display())), "{}", done.stderr);
+    assert!(!done.stderr.contains("new state"), "{}", done.stderr);
+    assert_same_tree(&bench.tree, &to);
+}
+
 #[test]
 fn the_snapshot_after_a_restore_reads_nothing_again() {
     let bench = Bench::new();

@@ -63,8 +63,8 @@ impl Seed {
             return Self::Off;
         }
         let begin = || -> Result<Writing> {
-            let file = target.staging()?.scratch("tree")?;
-            let tree = TreeWriter::at(StateFile::new(file.try_clone()?, dir.clone()));
+            let (file, path) = target.staging()?.scratch("tree")?;
+            let tree = TreeWriter::at(StateFile::new(file.try_clone()?, request.to.join(path)));
             let (store_id, source) = (store_id.to_owned(), request.snapshot.source.clone());
             Ok(Writing { dir: dir.clone(), store_id, source, file, tree, packs: HashSet::new() })
         };

@@ -65,11 +65,12 @@ impl Staging {
         Ok(Arc::new(staging))
     }
 
-    /// A new file in the folder that goes away with it, and is never part of what is restored.
-    pub(super) fn scratch(&self, name: &str) -> Result<std::fs::File> {
+    /// A new file in the folder that goes away with it, and is never part of what is restored; and its path below the root.
+    pub(super) fn scratch(&self, name: &str) -> Result<(std::fs::File, String)> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = fs::openat(&self.parts, name, flags, Mode::RUSR | Mode::WUSR);
-        Ok(file.context(|| format!("creating {FOLDER}/{STAGING}/{name}"))?.into())
+        let path = format!("{FOLDER}/{STAGING}/{name}");
+        Ok((file.context(|| format!("creating {path}"))?.into(), path))
     }
 
     /// Removes what an interrupted restore left.
