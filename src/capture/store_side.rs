@@ -1,7 +1,7 @@
 //! From chunks to stored packs: encode frames, encrypt packs, upload them.
 //!
 //! ```text
-//! readers ─chunks→ Encoder ─frames→ packer ─packs→ uploaders ─→ store, then `pending`
+//! readers ─chunks→ Encoder ─frames→ packer ─packs→ uploaders ─→ `pending`, then store
 //! ```
 //! Invariants: every queue is bounded, so memory is packs in flight plus a few frames; a chunk's
 //! place is known only once its pack is closed; a pack is in `pending` before it is sent.
