@@ -29,6 +29,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 use support::opsctl::{Bench, Done, noise, rest, run, url};
 use support::tree::assert_same_tree;
+use support::wait_for;
 
 const MIB: usize = 1 << 20;
 const HOUR: i64 = 3600;
@@ -36,6 +37,14 @@ const MINUTE: i64 = 60;
 
 /// Takes a snapshot on a host whose clock is `clock`.
 fn take(bench: &Bench, clock: &(dyn Fn() -> Timestamp + Sync)) -> Result<Outcome> {
+    // A process that another test starts has a copy of the lock of the run before, between its fork and its exec.
+    wait_for("the state to be free", Duration::from_secs(60), || {
+        let done = take_once(bench, clock);
+        done.as_ref().err().is_none_or(|error| error.code() != ExitCode::Busy).then_some(done)
+    })
+}
+
+fn take_once(bench: &Bench, clock: &(dyn Fn() -> Timestamp + Sync)) -> Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let no_variables = BTreeMap::<String, String>::new();
     let store = Store::open(&Location::parse(&url(&bench.store)).unwrap(), &no_variables).unwrap();
