@@ -135,13 +135,14 @@ def network(data, work, scratch, rounds, rate):
 def memory(work, scratch):
     """Peak memory over trees that differ in one thing: the number of files, or the bytes in them."""
     results = {}
-    for name, files, size, blobs in (("few", 20_000, 1000, 0), ("many", 140_000, 1000, 0), ("large", 20_000, 1000, 20)):
+    # Even the smallest fills every buffer, so that only what grows with files or bytes makes a difference.
+    for name, files, blobs in (("few", 60_000, 4), ("many", 180_000, 4), ("large", 60_000, 24)):
         tree = work / f"tree-{name}"
         for number in range(files):
             path = tree / f"{number // 500:03}/{number:06}"
             if number % 500 == 0:
                 path.parent.mkdir(parents=True)
-            path.write_bytes(f"{number:08}".encode() * (size // 8))
+            path.write_bytes(os.urandom(1000))
         for number in range(blobs):
             with (tree / f"blob-{number}").open("wb") as blob:
                 for _ in range(100):

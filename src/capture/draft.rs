@@ -144,7 +144,10 @@ impl<'a> Collector<'a> {
     fn reused(&mut self, line: &SavedLine) -> Result<()> {
         self.findings.counts.add_captured(line.kind, line.data_len);
         self.findings.unchanged += 1;
-        self.write(b'R', &line.local_text, &line.entry, &line.listed)
+        for part in [b"R\t", line.text.as_bytes(), b"\n"] {
+            self.out.write_all(part)?;
+        }
+        Ok(())
     }
 
     fn entry(&mut self, entry: &Entry, local: Option<&Local>) -> Result<()> {

@@ -206,14 +206,15 @@ pub fn pack_frames(
     for message in frames {
         match message {
             ToPacker::Frame { bytes, decoded, chunks } => {
+                // Before it grows beyond the target: memory is counted in packs of that size.
+                if open.as_ref().is_some_and(|(writer, _)| writer.len() + bytes.len() as u64 > TARGET) {
+                    close(&mut open)?;
+                }
                 if open.is_none() {
                     open = Some((PackWriter::new(recipients)?, Vec::new()));
                 }
                 if let Some((writer, placed)) = &mut open {
                     placed.push((writer.append(&bytes, decoded)?, chunks));
-                    if writer.len() >= TARGET {
-                        close(&mut open)?;
-                    }
                 }
             }
             ToPacker::Close(answer) => {

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::sync::{Mutex, PoisonError};
 
 use serde::Deserialize;
 
@@ -58,12 +59,8 @@ fn path_of(path: Option<Cow<'_, str>>, path_b64: Option<Cow<'_, str>>) -> Option
 pub struct SavedLine {
     /// The local columns.
     pub local: Local,
-    /// The local columns as saved.
-    pub local_text: String,
-    /// The manifest line.
-    pub entry: String,
-    /// The full extents, if the manifest line only refers to them.
-    pub listed: String,
+    /// All columns as saved: the local ones, the manifest line, and the full extents if that only refers to them.
+    pub text: String,
     /// What the path is.
     pub kind: Kind,
     /// Bytes of content, holes not counted.
@@ -83,6 +80,39 @@ pub struct Previous {
     pub(super) lines: HashMap<u64, (u64, u32)>,
     /// Packs that are encrypted to earlier recipients.
     pub(super) earlier: HashSet<Hash>,
+    /// The part of the file that was read last: a walk comes by in the order of the lines.
+    pub(super) window: Mutex<Window>,
+}
+
+/// A part of the saved tree.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+/// Bytes read at once.
+const WINDOW: usize = 256 << 10;
+
+impl Window {
+    /// The bytes of `file` from `offset` on.
+    fn get(&mut self, file: &File, offset: u64, len: usize) -> io::Result<&[u8]> {
+        let at = |start: u64| usize::try_from(offset.checked_sub(start)?).ok();
+        if at(self.start).is_none_or(|at| at + len > self.bytes.len()) {
+            self.bytes.resize(WINDOW.max(len), 0);
+            self.start = offset;
+            let mut filled = 0;
+            while filled < self.bytes.len() {
+                match file.read_at(&mut self.bytes[filled..], offset + filled as u64)? {
+                    0 => break,
+                    got => filled += got,
+                }
+            }
+            self.bytes.truncate(filled);
+        }
+        let at = at(self.start).unwrap_or(usize::MAX);
+        self.bytes.get(at..).and_then(|rest| rest.get(..len)).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
 }
 
 pub(super) fn path_key(path: &EntryPath) -> u64 {
@@ -95,22 +125,24 @@ impl Previous {
     #[must_use]
     pub fn lookup(&self, path: &EntryPath) -> Option<SavedLine> {
         let (offset, len) = *self.lines.get(&path_key(path))?;
-        let mut bytes = vec![0; len as usize];
-        self.file.as_ref()?.read_exact_at(&mut bytes, offset).ok()?;
+        let bytes = {
+            let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+            window.get(self.file.as_ref()?, offset, len as usize).ok()?.to_vec()
+        };
         let text = String::from_utf8(bytes).ok()?;
         let mut columns = text.splitn(3, '\t');
-        let (local_text, entry) = (columns.next()?.to_owned(), columns.next()?.to_owned());
-        let listed = columns.next().unwrap_or_default().to_owned();
-        let local = serde_json::from_str(&local_text).ok()?;
-        let saved: Reusable<'_> = serde_json::from_str(&entry).ok()?;
+        let (local, entry) = (columns.next()?, columns.next()?);
+        let listed = columns.next().unwrap_or_default();
+        let local = serde_json::from_str(local).ok()?;
+        let saved: Reusable<'_> = serde_json::from_str(entry).ok()?;
         if path_of(saved.path, saved.path_b64)? != *path {
             return None;
         }
         let (kind, holes) = (saved.kind, saved.holes.iter().map(|(_, len)| len).sum::<u64>());
         let data_len = saved.size.saturating_sub(holes);
         let (sha256, hardlink) = (saved.sha256, saved.hardlink.map(Cow::into_owned));
-        let earlier = self.earlier_chunks(&entry, &listed)?;
-        Some(SavedLine { local, local_text, entry, listed, kind, data_len, sha256, hardlink, earlier })
+        let earlier = self.earlier_chunks(entry, listed)?;
+        Some(SavedLine { local, text, kind, data_len, sha256, hardlink, earlier })
     }
 
     fn earlier_chunks(&self, entry: &str, listed: &str) -> Option<Vec<(Hash, u32)>> {

@@ -18,7 +18,7 @@ mod local;
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Write};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -237,24 +237,24 @@ impl SourceState {
             }
             offset += line.len() as u64 + 1;
         }
-        Ok(Previous { file: Some(file), lines, earlier: index.earlier_packs() })
+        Ok(Previous { file: Some(file), lines, earlier: index.earlier_packs(), ..Previous::default() })
     }
 
     /// Compares the tree with the hash in its last line.
     fn verify_tree(&self) -> io::Result<()> {
-        let mut hasher = Hasher::default();
-        let mut last = Vec::new();
-        let mut reader = BufReader::with_capacity(1 << 20, File::open(self.path("tree"))?);
-        loop {
-            let mut line = Vec::new();
-            if reader.read_until(b'\n', &mut line)? == 0 {
-                break;
-            }
-            hasher.update(&last);
-            last = line;
+        let damaged = || io::Error::other("it is cut short or damaged");
+        let mut file = File::open(self.path("tree"))?;
+        let content = file.metadata()?.len().checked_sub(last_line(Hash([0; 32])).len() as u64);
+        let (mut hasher, mut buffer, mut left) = (Hasher::default(), vec![0; 1 << 20], content.ok_or_else(damaged)?);
+        while left > 0 {
+            let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            file.read_exact(&mut buffer[..want])?;
+            hasher.update(&buffer[..want]);
+            left -= want as u64;
         }
-        let expected = format!("Z\t{}\n", hasher.finish());
-        if last == expected.as_bytes() { Ok(()) } else { Err(io::Error::other("it is cut short or damaged")) }
+        let mut last = Vec::new();
+        file.read_to_end(&mut last)?;
+        if last == last_line(hasher.finish()).as_bytes() { Ok(()) } else { Err(damaged()) }
     }
 
     fn load_pending(&self, index: &ChunkIndex, reuse: &dyn Fn(&PackLine) -> Reuse) -> io::Result<()> {
@@ -418,12 +418,18 @@ impl Pending {
     /// # Errors
     /// When it cannot be written.
     pub fn record(&self, pack: PackLine, frames: Vec<(FrameRef, Vec<Hash>)>) -> Result<()> {
-        let mut line =
-            serde_json::to_vec(&PendingLine { pack, frames }).map_err(|e| Error::integrity(e.to_string()))?;
-        line.push(b'\n');
         let mut file = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Ok(file.write_all(&line)?)
+        // A pack can hold a hundred thousand chunks: the line is not put together in memory.
+        let mut out = BufWriter::with_capacity(64 << 10, &mut *file);
+        serde_json::to_writer(&mut out, &PendingLine { pack, frames }).map_err(io::Error::from)?;
+        out.write_all(b"\n")?;
+        Ok(out.flush()?)
     }
+}
+
+/// The line that ends a tree file: the hash of everything before it.
+fn last_line(content: Hash) -> String {
+    format!("Z\t{content}\n")
 }
 
 /// Writes a tree file.
@@ -485,8 +491,7 @@ impl TreeWriter {
     /// # Errors
     /// When it cannot be written.
     pub fn finish(mut self) -> Result<()> {
-        let end = format!("Z\t{}\n", self.hasher.finish());
-        self.out.write_all(end.as_bytes())?;
+        self.out.write_all(last_line(self.hasher.finish()).as_bytes())?;
         let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
         // On disk before the receipt is stored: adopting it later must not find it cut short.
         Ok(file.sync_all()?)
