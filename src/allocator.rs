@@ -2,7 +2,7 @@
 //! operating system sees.
 //!
 //! By default each thread may get an arena of its own, and once a large block was freed, blocks of its size come from
-//! the arenas too. A handful of packs of 32 MiB then leaves holes of the same size in several arenas.
+//! the arenas too. A handful of packs of 28 MiB then leaves holes of the same size in several arenas.
 
 /// Arenas for all threads together. Two keep the decoders of a small machine from waiting for each other.
 #[cfg(target_env = "gnu")]

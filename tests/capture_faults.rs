@@ -158,8 +158,8 @@ fn a_torn_list_of_packs_loses_no_pack() {
     let third = bench.take();
     let all = (FILES * 4 * MIB) as u64;
     assert_eq!(third.number("bytes_read"), all);
-    // Three packs of at least 32 MiB need not go up again.
-    assert!(third.number("bytes_stored") < all - 94 * MIB as u64, "{}", third.stdout);
+    // Three packs, each of at least 24 MiB with chunks of up to 4 MiB, need not go up again.
+    assert!(third.number("bytes_stored") < all - 71 * MIB as u64, "{}", third.stdout);
     assert_same_tree(&bench.tree, &bench.restored(&third));
 }
 

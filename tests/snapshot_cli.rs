@@ -251,8 +251,8 @@ fn stops_cleanly(how: Signal) {
     let next = bench.take();
     assert_eq!(next.number("bytes_read"), (FILES * 4 * MIB) as u64);
     let all = (FILES * 4 * MIB) as u64;
-    // A pack is 32 MiB. One that arrived in the very moment of the signal may go up again.
-    assert!(next.number("bytes_stored") < all - 24 * MIB as u64, "{stored} were there: {}", next.stdout);
+    // A pack is at least 24 MiB. One that arrived in the very moment of the signal may go up again.
+    assert!(next.number("bytes_stored") < all - 23 * MIB as u64, "{stored} were there: {}", next.stdout);
     assert_same_tree(&bench.tree, &bench.restored(&next));
 }
 

@@ -15,8 +15,9 @@ use super::entry::FrameRef;
 use super::hash::{Hash, Hasher};
 use super::keyring::{Identities, KeyError, Recipients};
 
-/// A pack is closed once it holds this many stored bytes.
-pub const TARGET: u64 = 32 << 20;
+/// A pack is closed before it holds more than this many stored bytes. Memory is counted in packs: three of these and
+/// all that is needed beside them stay within 160 MiB.
+pub const TARGET: u64 = 28 << 20;
 
 const AGE_NONCE: u64 = 16;
 const AGE_BLOCK: u64 = 64 << 10;

@@ -34,7 +34,7 @@ const FILE_BATCH: usize = 16;
 const MAX_READERS: usize = 8;
 /// Frames and chunks between threads; the largest is 4 MiB.
 const FRAMES_AHEAD: usize = 1;
-const CHUNKS_AHEAD: usize = 0;
+const CHUNKS_AHEAD: usize = 1;
 
 /// Everything one pass needs.
 pub(super) struct Pass<'a> {
@@ -55,11 +55,11 @@ pub(super) struct Pass<'a> {
     pub progress: &'a dyn Progress,
 }
 
-/// How many packs may be on their way at once: no more than asked for, and so that they stay within `memory` bytes;
-/// the one being filled comes on top. At least one.
+/// How many packs may be on their way at once: no more than asked for, and so that they and the one
+/// being filled stay within `memory` bytes. At least one.
 pub(super) fn uploads(asked: usize, memory: u64) -> usize {
     let packs = usize::try_from(memory / pack::TARGET).unwrap_or(usize::MAX);
-    asked.min(packs).max(1)
+    asked.min(packs.saturating_sub(1)).max(1)
 }
 
 impl Pass<'_> {

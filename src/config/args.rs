@@ -107,7 +107,7 @@ pub struct SnapshotTuningArgs {
     /// Uploads at the same time, 1 to 64 [default: 2]
     #[arg(long, value_name = "NUMBER")]
     pub upload_concurrency: Option<u16>,
-    /// Memory for packs in flight, such as 256MiB [default: 64MiB]
+    /// Memory for packs in flight, such as 256MiB [default: 96MiB]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
     /// After a change of recipients: bytes of unchanged files to store anew in one run, at most [default: all]

@@ -20,7 +20,7 @@ use crate::ui;
 const DEFAULT_PROFILE: &str = "openwork";
 const DEFAULT_SOURCE: &str = "default";
 const DEFAULT_UPLOADS: u16 = 2;
-const DEFAULT_MEMORY: u64 = 64 << 20;
+const DEFAULT_MEMORY: u64 = 96 << 20;
 
 impl Settings {
     /// Finds and checks every setting. `matches` are those of the whole command line.

@@ -78,9 +78,9 @@ pub struct FetchOptions<'a> {
 }
 
 impl Default for FetchOptions<'_> {
-    /// 8 requests, 64 MiB, stop at the first failure.
+    /// 8 requests, 96 MiB, stop at the first failure.
     fn default() -> Self {
-        Self { parallel: 8, memory: 64 << 20, on_failure: OnFailure::Stop, salvage: false, progress: &() }
+        Self { parallel: 8, memory: 96 << 20, on_failure: OnFailure::Stop, salvage: false, progress: &() }
     }
 }
 

@@ -35,7 +35,7 @@ const MAX_MESSAGE: usize = 200;
 /// What a success counts as that answers a LIST without a listing: a failure of the server.
 const NO_LISTING: u16 = 500;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// What one request may take with its body: long enough for one pack of 32 MiB over a line of 1 Mbit/s.
+/// What one request may take with its body: long enough for one pack of 28 MiB over a line of 1 Mbit/s.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// An HTTP answer that is not the success that was asked for.
