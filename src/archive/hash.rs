@@ -58,6 +58,12 @@ impl Hash {
         (seen < 16).then_some(Self(out))
     }
 
+    /// The first eight bytes, for tables of many hashes of one's own.
+    #[must_use]
+    pub fn start(self) -> u64 {
+        self.0.iter().take(8).fold(0, |start, byte| (start << 8) | u64::from(*byte))
+    }
+
     /// The first `digits` hex digits.
     #[must_use]
     pub fn short(self, digits: usize) -> String {

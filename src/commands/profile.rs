@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::config::Settings;
 use crate::config::profile::{
-    Candidate, Condition, Format, Method, Need, Problem, Profile, Service, Source, Variable, Volume, read_text,
+    Candidate, Condition, Format, Need, Problem, Profile, Service, Source, Variable, Volume, read_text,
 };
 use crate::ui::{self, Output, Table};
 use crate::{Error, ExitCode, Result};
@@ -220,7 +220,7 @@ fn requests(service: &Service, width: Option<u16>) -> String {
         });
         probes.row([
             probe.name.clone(),
-            format!("{} {}", method(probe.method), probe.path),
+            format!("{} {}", probe.method.as_str(), probe.path),
             answers.collect::<Vec<_>>().join(", or "),
         ]);
     }
@@ -229,7 +229,7 @@ fn requests(service: &Service, width: Option<u16>) -> String {
     for row in &service.auth {
         let answer = |name: &&str| row.answers.get(*name).map(|some| format!("{name} {}", statuses(some)));
         let answers: Vec<String> = order.iter().filter_map(answer).collect();
-        rows.row([format!("{} {}", method(row.method), row.path), answers.join(", ")]);
+        rows.row([format!("{} {}", row.method.as_str(), row.path), answers.join(", ")]);
     }
     [probes, rows].iter().filter(|table| !table.is_empty()).map(|table| format!("\n{}", table.render(width))).collect()
 }
@@ -239,14 +239,6 @@ fn identities(service: &Service) -> Vec<&str> {
     let named = service.identities.iter().map(|identity| identity.name.as_str());
     let scopes = service.scoped_tokens.iter().flat_map(|tokens| tokens.scopes.iter().map(String::as_str));
     ["none", "wrong"].into_iter().chain(named).chain(scopes).collect()
-}
-
-const fn method(method: Method) -> &'static str {
-    match method {
-        Method::Get => "GET",
-        Method::Post => "POST",
-        Method::Delete => "DELETE",
-    }
 }
 
 fn statuses(some: &[u16]) -> String {

@@ -136,8 +136,7 @@ fn run_to(args: &RestoreArgs, to: &Path, session: &Session<'_>, out: &mut Output
     let snapshot = reading.choose(session, &listing, &which)?;
     announce(snapshot, asked, now);
     let (versions, differing) = compatibility(args, session, snapshot)?;
-    let rpo_seconds = (asked.unwrap_or(now).as_second() - snapshot.receipt.finished_at.as_second()).max(0);
-    let mut report = RestoreReport::begin(snapshot, rpo_seconds);
+    let mut report = RestoreReport::begin(snapshot, asked.unwrap_or(now));
     report.note(differing);
     let request = RestoreRequest {
         repository: &reading.repository,

@@ -24,6 +24,7 @@ use crate::repository::{Purpose, Snapshot};
 use crate::restore::gate::Gate;
 use crate::restore::in_place::{Place, Recovered};
 use crate::restore::journal::{Journal, Phase};
+use crate::restore::space::Free;
 use crate::restore::state::Task;
 use crate::restore::target::TargetOptions;
 use crate::restore::{self, LiveRequest, RestorePlan, RestoreRequest, Restored};
@@ -46,8 +47,7 @@ pub(super) fn run(args: &RestoreArgs, session: &Session<'_>, out: &mut Output) -
     let snapshot = reading.choose(session, &listing, &which)?;
     announce(snapshot, asked, now);
     let (versions, differing) = compatibility(args, session, snapshot)?;
-    let rpo_seconds = (asked.unwrap_or(now).as_second() - snapshot.receipt.finished_at.as_second()).max(0);
-    let mut report = RestoreReport::begin(snapshot, rpo_seconds);
+    let mut report = RestoreReport::begin(snapshot, asked.unwrap_or(now));
     report.note(differing);
     report.note(nothing_starts_it(args));
 
@@ -122,6 +122,7 @@ impl Run<'_> {
         self.place.refuse_unfinished_to()?;
         let Some(mut journal) = self.place.journal()? else { return Ok(None) };
         let shown = self.dir.display();
+        let rollback = format!("opsctl rollback {}", ui::shell_word(self.dir.display()));
         ui::warn(format!("{shown}: {}", state_of_tree(&journal)));
         let is_same = journal.task == self.task && !journal.rollback;
         let found = journal.phase;
@@ -136,7 +137,7 @@ impl Run<'_> {
             }
             let go_on = format!("go on with it: {}", journal.command(self.dir));
             let give_up = match found {
-                Phase::Staging => format!("; or give it up: opsctl rollback {shown}"),
+                Phase::Staging => format!("; or give it up: {rollback}"),
                 _ => "; another one can replace what it left: --in-place --force".to_owned(),
             };
             return Err(Error::usage(format!("{shown} holds an unfinished {}", kind(&journal))).hint(go_on + &give_up));
@@ -159,7 +160,7 @@ impl Run<'_> {
             // A service may have worked on it since: nobody but the user decides which of the two trees counts.
             let command = journal.command(self.dir);
             return Err(Error::usage(format!("{shown} holds a restored tree that was not verified"))
-                .hint(format!("verify and keep it: {command}; or put the old tree back: opsctl rollback {shown}")));
+                .hint(format!("verify and keep it: {command}; or put the old tree back: {rollback}")));
         }
         let finishes = found != Phase::Undoing && (is_same || journal.rollback);
         let what = if finishes { "Finish" } else { "Take back" };
@@ -195,13 +196,9 @@ impl Run<'_> {
     }
 
     /// Fails if there is not enough space, even when what was kept is deleted, if that was asked for.
-    fn check_room(&self, plan: &mut RestorePlan) -> Result<()> {
+    fn check_room(&self, plan: &RestorePlan) -> Result<()> {
         let freed = plan.live.as_ref().filter(|live| live.discards).map_or(0, |live| live.kept_size);
-        let free = plan.free;
-        plan.free.bytes = free.bytes.saturating_add(freed);
-        let fits = plan.check_space();
-        plan.free = free;
-        fits
+        plan.check_space_in(Free { bytes: plan.free.bytes.saturating_add(freed), ..plan.free })
     }
 
     /// Deletes what was kept, if that was asked for.
@@ -230,7 +227,7 @@ impl Run<'_> {
         report: &mut RestoreReport,
         out: &mut Output,
     ) -> Result<ExitCode> {
-        let mut plan = self.plan(request)?;
+        let plan = self.plan(request)?;
         report.lack(plan_warnings(&plan));
         let nothing_to_do = self.has_nothing_to_do(journal, &plan, request)?;
         let in_use = holders(self.dir)?.found;
@@ -238,7 +235,7 @@ impl Run<'_> {
         let plan_report = RestorePlanReport::new(self.snapshot, &plan, live, &self.versions, report);
         out.result(&plan_report, |_| plan_report.text())?;
         if !nothing_to_do {
-            self.check_room(&mut plan)?;
+            self.check_room(&plan)?;
         }
         Ok(ExitCode::Ok)
     }
@@ -282,7 +279,7 @@ impl Run<'_> {
                 if self.gate.stop.is_none() {
                     refuse_if_in_use(self.dir, self.args.force)?;
                 }
-                self.check_room(&mut plan)?;
+                self.check_room(&plan)?;
                 self.ask(&plan, done)?;
                 self.make_room(&mut plan)?;
                 if self.args.in_place {

@@ -66,12 +66,13 @@ pub struct RestoreReport {
 }
 
 impl RestoreReport {
-    /// The report of a restore that begins.
-    pub(super) fn begin(snapshot: &Snapshot, rpo_seconds: i64) -> Self {
+    /// The report of a restore that begins. Work since the snapshot is lost until `wanted`.
+    pub(super) fn begin(snapshot: &Snapshot, wanted: Timestamp) -> Self {
+        let end = snapshot.receipt.finished_at;
         Self {
             snapshot_id: snapshot.id.to_string(),
             source: snapshot.source.clone(),
-            finished_at: snapshot.receipt.finished_at.to_string(),
+            finished_at: end.to_string(),
             unchanged: false,
             files: 0,
             files_kept: 0,
@@ -82,7 +83,7 @@ impl RestoreReport {
             requests: 0,
             retries: 0,
             rto_seconds: 0.0,
-            rpo_seconds,
+            rpo_seconds: (wanted.as_second() - end.as_second()).max(0),
             previous: None,
             recovered: Recovered::None,
             verification: None,

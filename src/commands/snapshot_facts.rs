@@ -9,7 +9,7 @@ use crate::Result;
 use crate::archive::path::EntryPath;
 use crate::capture::{Asked, FactsRequest};
 use crate::config::Environment;
-use crate::config::profile::{Engine, Location, Profile, Send, Service, Volume};
+use crate::config::profile::{Location, Profile, Send, Service, Volume};
 use crate::providers::openwork;
 use crate::providers::service::EngineHealth;
 
@@ -30,17 +30,13 @@ pub(super) fn engine<'p>(
     let Some(identity) = service.identities.iter().find(|known| known.name == sessions.identity) else {
         return Ok(None);
     };
-    let name = match sessions.engine {
-        Engine::Openwork => "openwork",
-        Engine::Opencode => "opencode",
-    };
     let header = match &identity.send {
         Send::Bearer => None,
         Send::Header(name) => Some(name.as_str()),
     };
     let (path, version_at) = (sessions.health.as_str(), sessions.version_at.as_str());
     let token = environment.secret(&identity.variable)?;
-    Ok(token.map(|token| (name, EngineHealth { path, version_at, header, token })))
+    Ok(token.map(|token| (sessions.engine.name(), EngineHealth { path, version_at, header, token })))
 }
 
 /// What to record of the folder `root`, which has the volume of one of the services; `None` if the profile asks for

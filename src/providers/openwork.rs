@@ -5,17 +5,17 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 
-/// Bytes of the hash in the id of a workspace.
-const ID_BYTES: usize = 6;
+use crate::archive::hash::Hash;
+
+/// Hex digits of the hash in the id of a workspace.
+const ID_DIGITS: usize = 12;
 
 /// The id that the server gives the workspace at this absolute path.
 #[must_use]
 pub fn workspace_id(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt as _;
-    let hash = Sha256::digest(path.as_os_str().as_bytes());
-    hash.iter().take(ID_BYTES).fold("ws_".to_owned(), |id, byte| id + &format!("{byte:02x}"))
+    format!("ws_{}", Hash::of(path.as_os_str().as_bytes()).short(ID_DIGITS))
 }
 
 /// Why a file of the server says nothing. The server itself would take it for empty, and write over it.

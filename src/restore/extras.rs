@@ -86,6 +86,5 @@ fn remove_from(dir: &OwnedFd, gone: &[(Vec<u8>, bool)], cancel: &Cancel) -> Resu
 }
 
 fn key(path: &EntryPath, is_dir: bool) -> (u64, bool) {
-    let hash = Hash::of(path.as_bytes()).0;
-    (hash.iter().take(8).fold(0, |key, byte| (key << 8) | u64::from(*byte)), is_dir)
+    (Hash::of(path.as_bytes()).start(), is_dir)
 }

@@ -7,18 +7,15 @@
 //! .opsctl/previous-<id>/        the tree itself
 //! ```
 //! Invariants:
-//! * A record is written aside, synced, and put in place by one rename: a reader sees the old one or the new one.
 //! * No entry of the live tree is moved before a journal on disk names it, with the inodes on both sides.
 //! * `.opsctl` is a real directory of the running user, or nothing is done in it.
 
-use std::io::{Read as _, Write as _};
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use rustix::fs::{self, AtFlags, Mode, OFlags};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::record;
 use super::spine::Spine;
 use super::state::{FOLDER, Task};
 use crate::archive::path::EntryPath;
@@ -141,7 +138,7 @@ impl Journal {
     /// # Errors
     /// When it cannot be removed.
     pub fn remove(folder: BorrowedFd<'_>) -> Result<()> {
-        remove(folder, JOURNAL)
+        record::remove(folder, JOURNAL)
     }
 }
 
@@ -207,7 +204,7 @@ impl Kept {
     /// # Errors
     /// When it cannot be removed.
     pub fn remove(folder: BorrowedFd<'_>) -> Result<()> {
-        remove(folder, KEPT)
+        record::remove(folder, KEPT)
     }
 
     /// The folder of the kept tree below `.opsctl`.
@@ -298,44 +295,19 @@ fn check(name: &'static str, expected: &'static str, kind: &str, format: u32) ->
 }
 
 fn read<T: DeserializeOwned>(folder: BorrowedFd<'_>, name: &'static str) -> Result<Option<T>> {
-    let what = || format!("reading {FOLDER}/{name}");
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let fd = match fs::openat(folder, name, flags, Mode::empty()) {
-        Ok(fd) => fd,
-        Err(Errno::NOENT) => return Ok(None),
-        Err(errno) => return Err(errno).context(what),
-    };
-    let mut bytes = Vec::new();
-    std::fs::File::from(fd).take(MAX).read_to_end(&mut bytes).context(what)?;
+    let Some(bytes) = record::read(folder, name, MAX)? else { return Ok(None) };
     let read = serde_json::from_slice(&bytes).map_err(|source| FormatError::Json { what: name, source });
-    read.map(Some).context(what)
+    read.map(Some).context(|| format!("reading {FOLDER}/{name}"))
 }
 
 fn write<T: Serialize>(folder: BorrowedFd<'_>, name: &str, record: &T) -> Result<()> {
-    let new = format!("{name}.new");
-    let put = || -> Result<()> {
-        let bytes = serde_json::to_vec(record).map_err(|e| Error::from(std::io::Error::from(e)))?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = std::fs::File::from(fs::openat(folder, &new, flags, Mode::RUSR | Mode::WUSR)?);
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::renameat(folder, &new, folder, name)?;
-        Ok(fs::fsync(folder)?)
-    };
-    put().context(|| format!("writing {FOLDER}/{name}"))
-}
-
-fn remove(folder: BorrowedFd<'_>, name: &str) -> Result<()> {
-    match fs::unlinkat(folder, name, AtFlags::empty()) {
-        Ok(()) => fs::fsync(folder.as_fd()).context(|| format!("removing {FOLDER}/{name}")),
-        Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(errno).context(|| format!("removing {FOLDER}/{name}")),
-    }
+    let bytes = serde_json::to_vec(record).map_err(|e| Error::from(std::io::Error::from(e)))?;
+    record::write(folder, name, &bytes)
 }
 
 /// Removes what a run left that was cut off while it wrote a record.
 pub(super) fn remove_new(folder: BorrowedFd<'_>) -> Result<()> {
-    [JOURNAL, KEPT].iter().try_for_each(|name| remove(folder, &format!("{name}.new")))
+    [JOURNAL, KEPT].iter().try_for_each(|name| record::remove(folder, &record::aside(name)))
 }
 
 /// A path as the manifest writes it: `path`, or `path_b64` when it is not UTF-8.

@@ -17,6 +17,7 @@ mod metadata;
 mod obstacle;
 mod plan;
 mod plan_live;
+mod record;
 mod remove;
 mod resume;
 mod reuse;

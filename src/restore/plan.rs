@@ -255,15 +255,22 @@ impl RestorePlan {
     /// # Errors
     /// Exit 14 with the numbers.
     pub fn check_space(&self) -> Result<()> {
-        if self.fits(self.free) {
+        self.check_space_in(self.free)
+    }
+
+    /// Fails if the plan does not fit into so much free space.
+    ///
+    /// # Errors
+    /// Exit 14 with the numbers.
+    pub fn check_space_in(&self, free: Free) -> Result<()> {
+        if self.fits(free) {
             return Ok(());
         }
-        if self.space > self.free.bytes {
-            let message = format!("the restore needs about {} bytes, {} are free", self.space, self.free.bytes);
+        if self.space > free.bytes {
+            let message = format!("the restore needs about {} bytes, {} are free", self.space, free.bytes);
             return Err(Error::new(ExitCode::NoSpace, message).hint(self.ways_to_room()));
         }
-        let message =
-            format!("the restore needs {} inodes, {} are free", self.inodes, self.free.inodes.unwrap_or_default());
+        let message = format!("the restore needs {} inodes, {} are free", self.inodes, free.inodes.unwrap_or_default());
         Err(Error::new(ExitCode::NoSpace, message).hint("restore to another file system"))
     }
 

@@ -279,7 +279,7 @@ fn in_parallel<I: Sync, T: Send>(items: &[I], work: impl Fn(&I) -> Result<T> + S
 }
 
 fn key(path: &EntryPath) -> u64 {
-    Hash::of(path.as_bytes()).0.iter().take(8).fold(0, |key, byte| (key << 8) | u64::from(*byte))
+    Hash::of(path.as_bytes()).start()
 }
 
 fn stamp(stat: &Stat) -> Stamp {

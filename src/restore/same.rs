@@ -80,7 +80,7 @@ impl Look<'_> {
             let dir = fs::openat(&*dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
             self.dirs += u64::from(is_replaced && !is_root(entry));
             self.live_dirs += self.replaced_dirs(&dir, &entry.path)?;
-            let counts = is_replaced && !is_root(entry) || is_root(entry) && self.request.selection.include.is_empty();
+            let counts = self.policy.takes_metadata(&entry.path);
             return Ok(!counts || is_applied(Object::Open(dir.as_fd()), entry, chown));
         }
         let Some((parent, name)) = entry.path.split_last() else { return Ok(false) };

@@ -7,7 +7,6 @@
 //! Invariant: `.opsctl` is a real directory that belongs to the running user, or it is refused.
 
 use std::ffi::OsString;
-use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
@@ -16,6 +15,7 @@ use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::record;
 use super::select::Selection;
 use crate::archive::{FORMAT, FormatError, check_envelope};
 use crate::error::{Context as _, Error, Result};
@@ -240,17 +240,7 @@ pub(super) fn unnoticed(
 
 /// What the marker in `folder` says, if there is one.
 pub(super) fn read_marker(folder: BorrowedFd<'_>) -> Result<Option<Task>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let fd = match fs::openat(folder, MARKER, flags, Mode::empty()) {
-        Ok(fd) => fd,
-        Err(Errno::NOENT) => return Ok(None),
-        Err(errno) => return Err(errno).context(|| format!("opening {FOLDER}/{MARKER}")),
-    };
-    let mut bytes = Vec::new();
-    std::fs::File::from(fd)
-        .take(MARKER_MAX)
-        .read_to_end(&mut bytes)
-        .context(|| format!("reading {FOLDER}/{MARKER}"))?;
+    let Some(bytes) = record::read(folder, MARKER, MARKER_MAX)? else { return Ok(None) };
     let read = || -> Result<Marker, FormatError> {
         let marker: Marker = serde_json::from_slice(&bytes)
             .map_err(|source| FormatError::Json { what: "marker of a restore", source })?;
@@ -264,31 +254,13 @@ pub(super) fn read_marker(folder: BorrowedFd<'_>) -> Result<Option<Task>> {
 pub(super) fn write_marker(root: BorrowedFd<'_>, folder: BorrowedFd<'_>, task: &Task) -> Result<()> {
     let marker = Marker { kind: MARKER_TYPE.to_owned(), format: FORMAT, task: task.clone() };
     let bytes = serde_json::to_vec(&marker).map_err(|e| Error::from(std::io::Error::from(e)))?;
-    remove(folder, NEW_MARKER)?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = fs::openat(folder, NEW_MARKER, flags, Mode::RUSR | Mode::WUSR)?;
-    fs::fchmod(&fd, Mode::RUSR | Mode::WUSR)?;
-    let mut file = std::fs::File::from(fd);
-    file.write_all(&bytes)?;
-    file.sync_all()?;
-    fs::renameat(folder, NEW_MARKER, folder, MARKER)?;
-    fs::fsync(folder)?;
-    fs::fsync(root)?;
-    Ok(())
+    record::write(folder, MARKER, &bytes)?;
+    Ok(fs::fsync(root)?)
 }
 
 /// Removes the marker.
 pub(super) fn remove_marker(folder: BorrowedFd<'_>) -> Result<()> {
-    remove(folder, MARKER)?;
-    fs::fsync(folder)?;
-    Ok(())
-}
-
-fn remove(dir: BorrowedFd<'_>, name: &str) -> Result<()> {
-    match fs::unlinkat(dir, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(errno).context(|| format!("removing {FOLDER}/{name}")),
-    }
+    record::remove(folder, MARKER)
 }
 
 #[cfg(test)]

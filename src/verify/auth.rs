@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use futures::StreamExt as _;
 use secrecy::{ExposeSecret as _, SecretString};
-use sha2::{Digest as _, Sha256};
 
 use super::http::{Ask, Caller};
 use super::state::{self, Lack, State};
 use super::{Found, Run, Wrong};
 use crate::Result;
+use crate::archive::hash::Hash;
 use crate::config::profile::{AuthRow, Method, Send};
 use crate::finding::Finding;
 
@@ -83,7 +83,7 @@ pub(super) async fn check(run: &Run<'_>, state: &State, identity: &str, callers:
         if matches!(seen, Seen::LetIn(_) | Seen::Wrong(_)) && !row.note.is_empty() {
             notes.push(format!("; {}: {}", row.path, row.note));
         }
-        let shown = format!("{} {}", method(row.method), row.path);
+        let shown = format!("{} {}", row.method.as_str(), row.path);
         match seen {
             Seen::Right => {}
             Seen::Drift(status) => drift.push(format!("{shown} {status}")),
@@ -146,14 +146,6 @@ const fn is_success(status: u16) -> bool {
     status >= 200 && status < 300
 }
 
-const fn method(method: Method) -> &'static str {
-    match method {
-        Method::Get => "GET",
-        Method::Post => "POST",
-        Method::Delete => "DELETE",
-    }
-}
-
 async fn ask(run: &Run<'_>, state: &State, row: &AuthRow, identity: &str, caller: &Caller) -> Seen {
     let none = Vec::new();
     let right = row.answers.get(identity).unwrap_or(&none);
@@ -190,13 +182,9 @@ async fn whoami(run: &Run<'_>) -> Finding {
     let fix = "is something in front of the service that changes the token?";
     let told = match state::ask(run, &whoami.identity, &whoami.path, fix).await {
         Ok(answer) => answer.json().and_then(|body| Some(body.pointer(&whoami.sha256_at)?.as_str()?.to_owned())),
-        Err(Lack::Wrong(wrong)) => return wrong.failed(name),
-        Err(lack) => return Finding::skipped(name, lack.why()),
+        Err(lack) => return lack.finding(name),
     };
-    let sent = token.map(|token| {
-        let digest = Sha256::digest(token.expose_secret().as_bytes());
-        digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-    });
+    let sent = token.map(|token| Hash::of(token.expose_secret().as_bytes()).to_string());
     match (told, sent) {
         (Some(told), Some(sent)) if told.eq_ignore_ascii_case(&sent) => {
             Finding::ok(name, "the service sees the token that was sent")

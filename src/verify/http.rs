@@ -5,14 +5,13 @@
 //! * A request has its time limit and its answer a size limit, whatever the other side sends.
 //! * No message holds a token, or what an answer said.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use secrecy::{ExposeSecret as _, SecretString};
-use url::{Host, Url};
+use url::Url;
 
-use crate::config::profile::{Identity, Method, Send};
+use crate::config::profile::{Identity, Method, Send, is_loopback};
 use crate::{Error, ExitCode, Result};
 
 /// What is read of an ordinary answer.
@@ -75,12 +74,7 @@ impl Address {
     /// Whether it is this machine.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
-        match self.0.host() {
-            Some(Host::Ipv4(ip)) => IpAddr::V4(ip).is_loopback(),
-            Some(Host::Ipv6(ip)) => IpAddr::V6(ip).is_loopback(),
-            Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-            None => false,
-        }
+        is_loopback(&self.0)
     }
 
     /// Where a redirect leads, as far as it may be shown: another host, or another scheme.

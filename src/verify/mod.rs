@@ -213,7 +213,7 @@ impl Run<'_> {
         }
         // The server says that it is up before its engine is.
         let until = begun + self.request.timeout;
-        let state = state::State::read_settled(self, self.captured_sessions(), until).await;
+        let state = state::State::read_settled(self, self.captured_sessions(), until, state::State::may_pass).await;
         auth::run(self, &state, found).await?;
         if self.request.create_probe_tokens {
             scoped::run(self, &state, found).await?;
@@ -381,7 +381,7 @@ impl Wrong {
 
 impl From<Trouble> for Wrong {
     fn from(trouble: Trouble) -> Self {
-        Self { may_pass: true, ..Self::new(trouble.to_string(), trouble.fix()) }
+        Self { may_pass: trouble.passes(), ..Self::new(trouble.to_string(), trouble.fix()) }
     }
 }
 

@@ -1,15 +1,13 @@
 //! Asks what the profile says to ask, until the service is up.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::http::{Answer, Ask, Caller};
+use super::state::EVERY;
 use super::{Found, Run, Wrong};
 use crate::Result;
 use crate::config::profile::{self, Probe};
 use crate::finding::{Finding, Status};
-
-/// Between two questions.
-const EVERY: Duration = Duration::from_millis(250);
 
 /// Makes every probe; false if the service does not answer at all.
 pub(super) async fn run(run: &Run<'_>, found: &mut Found) -> Result<bool> {

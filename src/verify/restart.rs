@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::state::{EVERY, Lack, State};
+use super::state::{Lack, State};
 use super::{Found, Run, named, probes};
 use crate::finding::Finding;
 use crate::providers::shell;
@@ -34,7 +34,10 @@ pub(super) async fn run(run: &Run<'_>, command: &str, found: &mut Found) -> Resu
     }
     let booted = begun.elapsed();
     let sessions = before.sessions.known.as_ref().map_or(0, Vec::len);
-    let after = settled(run, &before, sessions.max(run.captured_sessions())).await;
+    // The engine may be up a little later than the service.
+    let until = Instant::now() + run.request.timeout;
+    let most = sessions.max(run.captured_sessions());
+    let after = State::read_settled(run, most, until, |now| is_booting(&before, now)).await;
     let lost = losses(&before, &after);
     let finding = if lost.is_empty() {
         let all = format!("{} are still there", kept(&before));
@@ -47,19 +50,11 @@ pub(super) async fn run(run: &Run<'_>, command: &str, found: &mut Found) -> Resu
     Ok(())
 }
 
-/// What the service has after its start: its engine may be up a little later than itself.
-async fn settled(run: &Run<'_>, before: &State, sessions: usize) -> State {
-    let until = Instant::now() + run.request.timeout;
-    loop {
-        let state = State::read(run, sessions).await;
-        let is_booting = (before.sessions.known.is_ok() && is_wrong(&state.sessions.known))
-            || (before.workspaces.known.is_ok() && is_wrong(&state.workspaces.known))
-            || (before.tokens.known.is_ok() && is_wrong(&state.tokens.known));
-        if !is_booting || Instant::now() + EVERY >= until {
-            return state;
-        }
-        tokio::time::sleep(EVERY).await;
-    }
+/// Whether something that was known before the restart cannot be had yet.
+fn is_booting(before: &State, now: &State) -> bool {
+    (before.sessions.known.is_ok() && is_wrong(&now.sessions.known))
+        || (before.workspaces.known.is_ok() && is_wrong(&now.workspaces.known))
+        || (before.tokens.known.is_ok() && is_wrong(&now.tokens.known))
 }
 
 const fn is_wrong<T>(known: &Result<T, Lack>) -> bool {

@@ -31,8 +31,7 @@ pub(super) async fn run(run: &Run<'_>, state: &State, found: &mut Found) -> Resu
         let since = Instant::now();
         let finding = match make(run, scoped, scope, found).await {
             Ok(caller) => auth::check(run, state, scope, &[caller]).await,
-            Err(Lack::Wrong(wrong)) => wrong.failed(&format!("auth.{scope}")),
-            Err(lack) => Finding::skipped(&format!("auth.{scope}"), lack.why()),
+            Err(lack) => lack.finding(&format!("auth.{scope}")),
         };
         found.asked(finding, since);
     }

@@ -9,7 +9,7 @@ use super::auth;
 use super::http::{Ask, Caller};
 use super::state::{self, Lack, State};
 use super::{Found, Run, Wrong, is_id};
-use crate::config::profile::{Engine, Method, Sessions};
+use crate::config::profile::{Method, Sessions};
 use crate::finding::Finding;
 use crate::providers::opencode_api;
 
@@ -23,21 +23,12 @@ pub(super) async fn run(run: &Run<'_>, state: &State, found: &mut Found) {
     found.add(finding.after(state.sessions.took), false);
 }
 
-/// The name of an engine, as versions are named by it.
-const fn name_of(engine: Engine) -> &'static str {
-    match engine {
-        Engine::Openwork => "openwork",
-        Engine::Opencode => "opencode",
-    }
-}
-
 async fn engine(run: &Run<'_>, sessions: &Sessions, found: &mut Found) -> Finding {
-    let (name, part) = ("engine", name_of(sessions.engine));
+    let (name, part) = ("engine", sessions.engine.name());
     let fix = "the engine does not run, although the server may say that all is well: look at its log";
     let answer = match state::ask(run, &sessions.identity, &sessions.health, fix).await {
         Ok(answer) => answer,
-        Err(Lack::Wrong(wrong)) => return wrong.failed(name),
-        Err(lack) => return Finding::skipped(name, lack.why()),
+        Err(lack) => return lack.finding(name),
     };
     let told = answer.json().and_then(|body| Some(body.pointer(&sessions.version_at)?.as_str()?.to_owned()));
     let Some(version) = told.filter(|version| is_id(version)) else {
@@ -54,8 +45,7 @@ async fn listed(run: &Run<'_>, sessions: &Sessions, state: &State) -> Finding {
     let name = "sessions";
     let ids = match &state.sessions.known {
         Ok(ids) => ids,
-        Err(Lack::Wrong(wrong)) => return wrong.clone().failed(name),
-        Err(lack) => return Finding::skipped(name, lack.why()),
+        Err(lack) => return lack.clone().finding(name),
     };
     let Some(first) = ids.iter().find(|id| is_id(id)) else {
         let detail = "the list is empty";
@@ -77,8 +67,7 @@ async fn listed(run: &Run<'_>, sessions: &Sessions, state: &State) -> Finding {
             format!("{path} answers with something else than this session"),
             "look at the log of the engine",
         ),
-        Err(Lack::Wrong(wrong)) => wrong.failed(name),
-        Err(lack) => Finding::skipped(name, lack.why()),
+        Err(lack) => lack.finding(name),
     }
 }
 

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::http::{Answer, Ask};
 use super::{Run, Wrong, is_id};
 use crate::config::profile::Engine;
+use crate::finding::Finding;
 use crate::providers::{opencode_api, openwork};
 
 /// Sessions beyond the captured ones that one list can hold.
@@ -51,6 +52,16 @@ impl Lack {
             Self::Absent => "the profile does not say how".to_owned(),
             Self::NotAsked(how) => how.clone(),
             Self::Wrong(wrong) => wrong.detail.clone(),
+        }
+    }
+}
+
+impl Lack {
+    /// What the check of this name comes to without it.
+    pub(super) fn finding(self, name: &str) -> Finding {
+        match self {
+            Self::Wrong(wrong) => wrong.failed(name),
+            lack => Finding::skipped(name, lack.why()),
         }
     }
 }
@@ -97,17 +108,26 @@ pub(super) struct State {
 }
 
 impl State {
-    /// The same as [`State::read`], again and again until no answer looks like that of a service which is still booting,
-    /// at most until `until`.
-    pub(super) async fn read_settled(run: &Run<'_>, captured: usize, until: Instant) -> Self {
+    /// The same as [`State::read`], again and again while it looks as if the service is still booting, at most until
+    /// `until`.
+    pub(super) async fn read_settled(
+        run: &Run<'_>,
+        captured: usize,
+        until: Instant,
+        is_booting: impl Fn(&Self) -> bool,
+    ) -> Self {
         loop {
             let state = Self::read(run, captured).await;
-            let may_pass = may_pass(&state.workspaces.known) || may_pass(&state.sessions.known);
-            if !may_pass || Instant::now() + EVERY >= until {
+            if !is_booting(&state) || Instant::now() + EVERY >= until {
                 return state;
             }
             tokio::time::sleep(EVERY).await;
         }
+    }
+
+    /// Whether it is what a service would answer whose engine is not up yet.
+    pub(super) fn may_pass(&self) -> bool {
+        may_pass(&self.workspaces.known) || may_pass(&self.sessions.known)
     }
 
     /// Asks for everything. `captured` sessions at least must fit into the list.

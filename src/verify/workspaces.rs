@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::state::{self, Lack, State};
+use super::state::{self, State};
 use super::{Found, Run, named};
 use crate::config::profile::Workspaces;
 use crate::finding::Finding;
@@ -21,8 +21,7 @@ fn listed(run: &Run<'_>, state: &State) -> Finding {
     let name = "workspaces";
     let listed = match &state.workspaces.known {
         Ok(listed) => listed,
-        Err(Lack::Wrong(wrong)) => return wrong.clone().failed(name),
-        Err(lack) => return Finding::skipped(name, lack.why()),
+        Err(lack) => return lack.clone().finding(name),
     };
     let ids: Vec<String> = listed.iter().map(|found| found.id.clone()).collect();
     if ids.is_empty() {
@@ -62,8 +61,7 @@ async fn config(run: &Run<'_>, state: &State, workspaces: &Workspaces) -> Findin
     };
     match asked {
         Ok(_) => Finding::ok(name, format!("{} is served", state.workspace.as_deref().unwrap_or_default())),
-        Err(Lack::Wrong(wrong)) => wrong.failed(name),
-        Err(lack) => Finding::skipped(name, lack.why()),
+        Err(lack) => lack.finding(name),
     }
 }
 

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use auth::{AuthRow, Identity, ScopedTokens, Send, Whoami};
 pub use probe::{Answer, Method, Probe};
-pub use shape::{Fault, Shape};
+pub use shape::{Fault, Shape, is_loopback};
 pub use system::{Engine, Facts, Sessions, Sidecars, Workspaces};
 pub use variable::{Condition, Need, Rule, Source, Variable};
 pub use volume::{Candidate, DurablePath, Format, Location};

@@ -59,6 +59,17 @@ pub enum Engine {
     Opencode,
 }
 
+impl Engine {
+    /// Its name, as versions are named by it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Openwork => "openwork",
+            Self::Opencode => "opencode",
+        }
+    }
+}
+
 /// What a snapshot records of the data. Paths are relative to the data root.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
