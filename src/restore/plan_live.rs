@@ -61,6 +61,8 @@ pub struct LivePlan {
     /// What is replaced and what stays.
     pub policy: Policy,
     pub(super) reuse: Reuse,
+    /// What of the live tree stays.
+    pub(super) survey: Survey,
     asked_for_clones: u32,
     /// Entries of the snapshot in whose place something is live that is no directory.
     met: u64,
@@ -100,6 +102,7 @@ impl LivePlan {
             twice: 0,
             policy,
             reuse: Reuse::new(live.place.live(), request.cancel),
+            survey: Survey::default(),
             asked_for_clones: 0,
             met: 0,
             over_dirs: Vec::new(),
@@ -176,12 +179,12 @@ impl LivePlan {
     /// # Errors
     /// Usage, when something that stays is in the way.
     pub(super) fn survey(&mut self, cancel: &Cancel) -> Result<()> {
-        let survey = Survey::of(&self.live, &self.policy, cancel)?;
+        self.survey = Survey::of(&self.live, &self.policy, cancel)?;
         for path in &self.over_dirs {
             obstacle::check(&self.live, &self.policy, path, (true, false), cancel)?;
         }
-        self.to_remove = survey.files.saturating_sub(self.met);
-        self.kept = survey.kept;
+        self.to_remove = self.survey.files.saturating_sub(self.met);
+        self.kept = std::mem::take(&mut self.survey.kept);
         Ok(())
     }
 }

@@ -10,9 +10,9 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 
 use super::dirs::Dirs;
-use super::keep::Policy;
 use super::metadata::{Object, is_applied};
 use super::plan::{RestorePlan, RestoreRequest};
+use super::plan_live::LivePlan;
 use super::select::{Window, Windows};
 use super::state::names;
 use crate::Result;
@@ -29,8 +29,8 @@ impl RestorePlan {
         if plan.to_add + plan.to_change + plan.to_remove + self.lost.count > 0 {
             return Ok(false);
         }
-        let (policy, live) = (&plan.policy, asked.place.live());
-        let mut look = Look { request, policy, live, links: HashMap::new(), dirs: 0, live_dirs: 0 };
+        let live = asked.place.live();
+        let mut look = Look { request, plan, live, links: HashMap::new(), dirs: 0, live_dirs: 0 };
         if let Some(window) = &self.window {
             return Ok(look.window(window)? && look.dirs == look.live_dirs);
         }
@@ -48,12 +48,12 @@ impl RestorePlan {
 /// A look at the live tree.
 struct Look<'a> {
     request: &'a RestoreRequest<'a>,
-    policy: &'a Policy,
+    plan: &'a LivePlan,
     live: Dirs,
     /// The file of each group of names.
     links: HashMap<String, (u64, u64)>,
-    /// Directories of the snapshot that would be replaced, and those that are found in their place: with one more live,
-    /// something would be removed.
+    /// Directories of the snapshot that would be replaced as a whole, and those that are found in their place: with one
+    /// more live, something would be removed.
     dirs: u64,
     live_dirs: u64,
 }
@@ -73,14 +73,13 @@ impl Look<'_> {
 
     /// Content was compared by the plan.
     fn is_right(&mut self, entry: &Entry) -> Result<bool> {
-        let is_replaced = self.policy.replaces(&entry.path);
         let chown = self.request.options.chown;
         if entry.kind == Kind::Dir {
             let dir = self.live.open(&entry.path)?;
             let dir = fs::openat(&*dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-            self.dirs += u64::from(is_replaced && !is_root(entry));
+            self.dirs += u64::from(self.is_replaced(&entry.path) && !is_root(entry));
             self.live_dirs += self.replaced_dirs(&dir, &entry.path)?;
-            let counts = self.policy.takes_metadata(&entry.path);
+            let counts = self.plan.policy.takes_metadata(&entry.path);
             return Ok(!counts || is_applied(Object::Open(dir.as_fd()), entry, chown));
         }
         let Some((parent, name)) = entry.path.split_last() else { return Ok(false) };
@@ -110,11 +109,16 @@ impl Look<'_> {
         }
     }
 
-    /// Directories in `dir` that would be replaced.
+    /// True of a directory that gives way as a whole: one with something in it that stays does not.
+    fn is_replaced(&self, dir: &EntryPath) -> bool {
+        self.plan.policy.replaces(dir) && !self.plan.survey.has_staying(dir)
+    }
+
+    /// Directories in `dir` that would be replaced as a whole.
     fn replaced_dirs(&self, dir: &OwnedFd, path: &EntryPath) -> Result<u64> {
         let mut found = 0;
         for (name, kind) in names(dir.as_fd())? {
-            found += u64::from(kind == FileType::Directory && self.policy.replaces(&path.join(&name)?));
+            found += u64::from(kind == FileType::Directory && self.is_replaced(&path.join(&name)?));
         }
         Ok(found)
     }

@@ -433,12 +433,14 @@ fn readable(dirs: &Dirs, path: &EntryPath) -> Result<OwnedFd> {
     .context(|| format!("opening the directory {}", shown(path.as_bytes())))
 }
 
-/// Makes sure of a directory that only leads to what is exchanged below it.
+/// Makes sure of a directory that only leads to what is exchanged below it. It is on disk before anything is moved there:
+/// else a power cut could leave the move without the place that it led to.
 fn make_skeleton(dirs: &Dirs, path: &EntryPath) -> Result<()> {
     let Some((parent, name)) = path.split_last() else { return Ok(()) };
-    match fs::mkdirat(readable(dirs, &parent)?, name, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(errno) => Err(errno).context(|| format!("creating {}", shown(path.as_bytes()))),
+    let parent = readable(dirs, &parent)?;
+    match fs::mkdirat(&parent, name, Mode::RWXU) {
+        Err(Errno::EXIST) => Ok(()),
+        made => made.and_then(|()| fs::fsync(&parent)).context(|| format!("creating {}", shown(path.as_bytes()))),
     }
 }
 

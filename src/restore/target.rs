@@ -303,7 +303,7 @@ impl Target {
         }
     }
 
-    /// Creates a symbolic link. An equal one that is already there is left alone.
+    /// Creates a symbolic link. One that is already there and says the same stays.
     ///
     /// # Errors
     /// Usage, when something else stands there.
@@ -316,7 +316,7 @@ impl Target {
     }
 
     /// Creates a named pipe, a socket or, if that is allowed, a device. An equal one that is already
-    /// there is left alone.
+    /// there stays.
     ///
     /// # Errors
     /// Usage, when something else stands there; integrity, when a device has no number.
@@ -462,7 +462,11 @@ impl Target {
             return Ok(());
         }
         match self.look_at(&parent, name, entry)? {
-            Some((fd, stat)) if same(&fd, &stat) => Ok(()),
+            Some((fd, stat)) if same(&fd, &stat) => {
+                // A power cut can leave the name without the metadata.
+                apply(Object::PathOnly(fd.as_fd()), entry, self.options.chown, &self.report);
+                Ok(())
+            }
             _ => Err(taken(entry, "something else")),
         }
     }
