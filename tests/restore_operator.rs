@@ -94,6 +94,8 @@ fn what_differs_in_metadata_in_names_or_in_folders_only_is_put_right() {
     let it = Incident::new();
     it.bench.dir.write("tree/plain", "plain\n");
     fs::create_dir(it.tree().join("hollow")).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o640);
+    rustix::fs::mknodat(rustix::fs::CWD, it.tree().join("pipe"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
     it.bench.take();
     let good = Tree::read(it.tree());
     let at = |path: &str| it.tree().join(path);
@@ -116,6 +118,8 @@ fn what_differs_in_metadata_in_names_or_in_folders_only_is_put_right() {
         "rmdir hollow",
         "cp -a workspace/three split; mv split workspace/three",
         "ln plain ../other-name",
+        "chmod 600 pipe",
+        "rm pipe; touch pipe",
     ];
     for change in changes {
         sh(change);

@@ -12,6 +12,8 @@ mod support;
 
 #[path = "support/calls.rs"]
 mod calls;
+#[path = "support/left.rs"]
+mod left;
 #[path = "support/replay.rs"]
 mod replay;
 #[path = "support/scene.rs"]
@@ -23,7 +25,8 @@ use std::path::Path;
 use std::process::Command;
 
 use calls::record;
-use replay::{Left, Volume};
+use left::Left;
+use replay::Volume;
 use scene::{Place, Scene};
 use strike::each;
 use support::opsctl::noise;

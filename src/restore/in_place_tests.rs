@@ -351,7 +351,7 @@ fn only_regular_files_and_equal_links_count_as_right() {
     assert!(
         matches!(
             found[..],
-            [Found::Other(_), Found::Other(_), Found::Directory, Found::Nothing, Found::Link, Found::Other(_)]
+            [Found::Other(_), Found::Other(_), Found::Directory, Found::Nothing, Found::Object, Found::Other(_)]
         ),
         "{found:?}"
     );

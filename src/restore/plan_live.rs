@@ -138,7 +138,7 @@ impl LivePlan {
                     self.to_change += 1;
                     self.grows(entry, size);
                 }
-                Some(Found::Link) => self.same += 1,
+                Some(Found::Object) => self.same += 1,
                 Some(Found::Same(_)) => {
                     self.same += 1;
                     self.bytes_reused = self.bytes_reused.saturating_add(entry.data_len());
@@ -151,7 +151,7 @@ impl LivePlan {
                 None if entry.kind == Kind::Dir && entry.is_captured() => self.leads_through(&entry.path, cancel)?,
                 None => {}
             }
-            self.met += u64::from(matches!(found, Some(Found::Other(_) | Found::Same(_) | Found::Link)));
+            self.met += u64::from(matches!(found, Some(Found::Other(_) | Found::Same(_) | Found::Object)));
             there.push(matches!(found, Some(Found::Same(_))));
         }
         Ok(there)

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use super::dirs::Dirs;
 use super::staging::{READ_BUFFER, hash_file};
-use super::target::{Target, Verified, is};
+use super::target::{Target, Verified, is, special_type};
 use super::usage::{can_clone, exclusive, on_disk};
 use crate::archive::entry::{Entry, Kind};
 use crate::archive::hash::{Hash, Hasher};
@@ -41,8 +41,8 @@ pub(super) enum Found {
     Other(u64),
     /// A file of the same content.
     Same(Stamp),
-    /// The same symbolic link.
-    Link,
+    /// The same symbolic link, pipe, socket or device.
+    Object,
 }
 
 /// What tells whether a file was touched.
@@ -105,16 +105,10 @@ impl Reuse {
     }
 
     fn look(&self, entry: &Entry, read: &mut dyn FnMut(u64)) -> Result<Found> {
-        if entry.kind == Kind::Symlink && self.link(entry).is_some_and(|target| target == entry.target) {
-            return Ok(Found::Link);
+        if entry.kind != Kind::File {
+            return Ok(if self.is_there(entry) { Found::Object } else { self.in_place_of(&entry.path) });
         }
-        let Ok((file, stat)) = self.open(entry) else {
-            return Ok(match self.stat(&entry.path) {
-                None => Found::Nothing,
-                Some(stat) if is(&stat, FileType::Directory) => Found::Directory,
-                Some(stat) => Found::Other(on_disk(&stat)),
-            });
-        };
+        let Ok((file, stat)) = self.open(entry) else { return Ok(self.in_place_of(&entry.path)) };
         let other = || Ok(Found::Other(self.given_back(&file, &stat)));
         if u64::try_from(stat.st_size) != Ok(entry.size) {
             return other();
@@ -129,6 +123,25 @@ impl Reuse {
         let changed = nanos(stat.st_ctime, stat.st_ctime_nsec);
         let at_rest = self.flushed.is_some_and(|flushed| flushed - changed > REST_NANOS);
         Ok(Found::Same(Stamp { at_rest, ..stamp(&stat) }))
+    }
+
+    /// What of no use stands at the path.
+    fn in_place_of(&self, path: &EntryPath) -> Found {
+        match self.stat(path) {
+            None => Found::Nothing,
+            Some(stat) if is(&stat, FileType::Directory) => Found::Directory,
+            Some(stat) => Found::Other(on_disk(&stat)),
+        }
+    }
+
+    /// True if this link, pipe, socket or device is live. Nothing is opened: a device may do something then.
+    fn is_there(&self, entry: &Entry) -> bool {
+        let Some(kind) = special_type(entry.kind) else {
+            return self.link(entry).is_some_and(|target| target == entry.target);
+        };
+        let device = entry.rdev.map_or(0, |(major, minor)| fs::makedev(major, minor));
+        let is_same = |stat: Stat| is(&stat, kind) && (device == 0 || stat.st_rdev == device);
+        self.stat(&entry.path).is_some_and(is_same)
     }
 
     /// Bytes that come free when another file takes the place of this one.

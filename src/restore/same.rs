@@ -91,12 +91,12 @@ impl Look<'_> {
                 let file = fs::openat(&*parent, name, flags, Mode::empty())?;
                 Ok(self.is_linked(entry, &stat) && is_applied(Object::Open(file.as_fd()), entry, chown))
             }
-            Kind::Symlink => {
-                let link =
-                    fs::openat(&*parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-                Ok(is_applied(Object::PathOnly(link.as_fd()), entry, chown))
+            Kind::Char | Kind::Block if !self.request.options.allow_special => Ok(false),
+            Kind::Dir | Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::Char | Kind::Block => {
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let object = fs::openat(&*parent, name, flags, Mode::empty())?;
+                Ok(is_applied(Object::PathOnly(object.as_fd()), entry, chown))
             }
-            Kind::Dir | Kind::Fifo | Kind::Socket | Kind::Char | Kind::Block => Ok(false),
         }
     }
 

@@ -218,7 +218,7 @@ pub struct Staged {
     cancel: Cancel,
 }
 
-/// A staged file whose content was read back and has the recorded hash.
+/// A staged file that has the recorded content: read back, hashed while it was written, or a clone of a file that was hashed.
 pub struct Verified(pub(super) Staged);
 
 impl Staged {

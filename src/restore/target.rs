@@ -321,16 +321,11 @@ impl Target {
     /// # Errors
     /// Usage, when something else stands there; integrity, when a device has no number.
     pub fn special(&self, entry: &Entry) -> Result<Outcome> {
-        let kind = match entry.kind {
-            Kind::Fifo => FileType::Fifo,
-            Kind::Socket => FileType::Socket,
-            Kind::Char | Kind::Block if !self.options.allow_special => return Ok(Outcome::Refused),
-            Kind::Char => FileType::CharacterDevice,
-            Kind::Block => FileType::BlockDevice,
-            Kind::Dir | Kind::File | Kind::Symlink => {
-                return Err(Error::integrity(format!("{} is no special file", shown(entry.path.as_bytes()))));
-            }
-        };
+        if matches!(entry.kind, Kind::Char | Kind::Block) && !self.options.allow_special {
+            return Ok(Outcome::Refused);
+        }
+        let no_special = || Error::integrity(format!("{} is no special file", shown(entry.path.as_bytes())));
+        let kind = special_type(entry.kind).ok_or_else(no_special)?;
         let device = match (kind, entry.rdev) {
             (FileType::Fifo | FileType::Socket, _) => 0,
             (_, Some((major, minor))) => fs::makedev(major, minor),
@@ -479,6 +474,17 @@ impl Target {
 
 pub(super) fn is(stat: &Stat, kind: FileType) -> bool {
     FileType::from_raw_mode(stat.st_mode) == kind
+}
+
+/// How the file system calls a pipe, a socket or a device.
+pub(super) fn special_type(kind: Kind) -> Option<FileType> {
+    match kind {
+        Kind::Fifo => Some(FileType::Fifo),
+        Kind::Socket => Some(FileType::Socket),
+        Kind::Char => Some(FileType::CharacterDevice),
+        Kind::Block => Some(FileType::BlockDevice),
+        Kind::Dir | Kind::File | Kind::Symlink => None,
+    }
 }
 
 /// The error for a name that is taken.
