@@ -88,7 +88,9 @@ impl ExitCode {
             Self::Ok => "everything asked for was done",
             Self::Failed => "failed for a reason without a code of its own",
             Self::Usage => "wrong command line, variable or configuration; confirmation missing",
-            Self::Incomplete => "finished, but incomplete: files unreadable or changing, named in the output",
+            Self::Incomplete => {
+                "finished, but incomplete: files unreadable or changing, or a service not verified in whole; named in the output"
+            }
             Self::Integrity => "integrity: a hash, signature or format does not hold",
             Self::Verification => "verification failed: a probe or a drill",
             Self::Pending => "changes are pending (`--detailed-exit-code`)",

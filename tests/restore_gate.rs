@@ -212,8 +212,8 @@ fn a_service_that_only_a_supervisor_starts_is_waited_for_with_a_word() {
     let it = Incident::new();
     let health = it.bench.dir.write("health", r#"{"ok":true}"#);
     let (_server, url) = service(&health);
-    for args in [&["--dry-run"][..], &["--yes"]] {
-        let done = it.restore(args.iter().copied().chain(["--verify-url", &url, "--verify-timeout", "7"])).ok();
+    for (args, code) in [(["--dry-run"], 0), (["--yes"], 3)] {
+        let done = it.restore(args.into_iter().chain(["--verify-url", &url, "--verify-timeout", "7"])).ended(code);
         let said = done.warning("--start-cmd is not given");
         assert!(said.contains("within 7 s") && said.contains("the old folder comes back"), "{said}");
     }

@@ -173,7 +173,8 @@ fn a_ui_that_is_switched_off_is_said_and_no_failure() {
 #[test]
 fn without_tokens_what_needs_them_is_skipped_with_how_to_give_them() {
     let site = Site::new(Version::V0_18_16, 1);
-    let done = verified(&site.work.url(), &[], &[]).passed();
+    // Nobody has looked at the data, so that it is not said to be well.
+    let done = verified(&site.work.url(), &[], &[]).is("inconclusive");
     assert_eq!(done.status("auth.none"), "ok");
     for (name, variable, flag) in [
         ("auth.client", "OPENWORK_TOKEN", "--client-token-file"),
@@ -184,6 +185,13 @@ fn without_tokens_what_needs_them_is_skipped_with_how_to_give_them() {
         assert_eq!(done.status(name), "skipped");
         assert!(done.detail(name).contains(variable) && done.detail(name).contains(flag), "{}", done.detail(name));
     }
+    let text = run(as_text(&site.work.url(), &[], &[])).ended(1).stdout;
+    let last = text.lines().last().unwrap();
+    assert!(last.starts_with("inconclusive; not looked at: ") && last.contains("sessions"), "{last}");
+    // The data alone was looked at, by whoever may.
+    let client = site.work.env().into_iter().filter(|(name, _)| *name != "OPENWORK_HOST_TOKEN").collect::<Vec<_>>();
+    let done = verified(&site.work.url(), &client, &[]).passed();
+    assert_eq!(done.with("skipped"), ["auth.host", "auth.host-as-bearer"]);
     // What was asked for is another matter.
     for flag in ["--write-probe", "--create-probe-tokens"] {
         verified(&site.work.url(), &[], &[flag]).is("inconclusive");

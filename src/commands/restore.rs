@@ -32,8 +32,8 @@ use crate::{ExitCode, Result, time};
 ///
 /// Exit codes: 0 ok, also where only versions differ, 1 failed, or an incompatible contract version,
 /// 2 usage, no confirmation, an unfinished restore of something else is in the way, or the new folder is
-/// not empty, 3 restored, but something in it is missing (named), 4 damaged or untrusted (the folder is as
-/// before, but with --in-place), 5 the service was not well afterwards (the old folder is back, but with
+/// not empty, 3 restored, but something in it is missing, or --verify-url could not verify all (named),
+/// 4 damaged or untrusted (the folder is as before, but with --in-place), 5 the service was not well afterwards (the old folder is back, but with
 /// --no-rollback or --in-place), 10 no such snapshot, path or folder, 11 the folder is in use, 12 wrong or
 /// missing key, 13 the store limits the rate of requests, 14 no space, 130 interrupted
 #[derive(Args, Debug)]

@@ -18,6 +18,7 @@ pub(super) struct Question<'a> {
     service: &'a Service,
     tokens: Tokens,
     against: Option<Against>,
+    is_part: bool,
     timeout: Duration,
 }
 
@@ -38,21 +39,26 @@ impl<'a> Question<'a> {
             service,
             tokens: Tokens::read(service, &TokenFiles::default(), &session.environment, true)?,
             against: None,
+            is_part: false,
             timeout: Duration::from_secs(args.verify_timeout),
         }))
     }
 
-    /// Remembers what the snapshot recorded. A part of it is no measure for the whole service.
+    /// Remembers what the snapshot recorded, be it nothing. A part of it is no measure for the whole service.
     pub(super) fn compare(&mut self, session: &Session<'_>, reading: &Reading, snapshot: &Snapshot, is_whole: bool) {
-        if !is_whole {
+        self.is_part = !is_whole;
+        if self.is_part || self.service.facts.is_none() {
             return;
         }
-        match recorded(session, reading, snapshot) {
-            Ok(against) => self.against = Some(against).filter(|against| against.facts.is_some()),
-            Err(error) => {
-                ui::warn(format!("the service will not be compared with the snapshot: {}", error.full_message()));
-            }
-        }
+        self.against = Some(recorded(session, reading, snapshot).unwrap_or_else(|error| {
+            ui::warn(format!("the service will not be compared with the snapshot: {}", error.full_message()));
+            Against { snapshot: snapshot.id.to_string(), facts: None }
+        }));
+    }
+
+    /// Why the service is not compared with the snapshot, although nothing is in the way.
+    pub(super) fn compares_nothing(&self) -> Option<String> {
+        self.is_part.then(|| "only a part is restored: the service is not compared with the snapshot".to_owned())
     }
 
     /// Asks, as soon as the service is up.

@@ -412,7 +412,8 @@ pub(super) fn render_in_place(report: &RestoreReport, dir: &Path) -> String {
     let lost = ui::duration(Duration::from_secs(report.rpo_seconds.unsigned_abs()));
     text.push_str(&format!("\nin {:.1} s; lost work: {lost}", report.rto_seconds));
     if let Some(found) = &report.verification {
-        text.push_str(&format!("\nthe service is well, after {:.1} s: {}", found.seconds, found.url));
+        let how = if found.doubt().is_some() { "up, and not verified in whole" } else { "well" };
+        text.push_str(&format!("\nthe service is {how}, after {:.1} s: {}", found.seconds, found.url));
     }
     if report.previous.is_some() {
         let dir = ui::shell_word(shown);

@@ -26,9 +26,10 @@ use crate::{ExitCode, Result};
 /// Example: opsctl verify --url https://work.example.com
 /// Example: opsctl verify --url http://127.0.0.1:8787 --against latest --store s3://backups/web
 ///
-/// Exit codes: 0 passed, 1 inconclusive (something that was asked for could not be checked), 2
-/// usage, 4 the snapshot is damaged or cannot be trusted, 5 a check failed, 10 no such snapshot, 12
-/// wrong or missing key, or a token file that others can read, 130 interrupted
+/// Exit codes: 0 passed, 1 inconclusive (something that was asked for could not be checked, or nobody
+/// looked at the data for want of a token), 2 usage, 4 the snapshot is damaged or cannot be trusted, 5 a
+/// check failed, 10 no such snapshot, 12 wrong or missing key, or a token file that others can read, 130
+/// interrupted
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct VerifyArgs {

@@ -27,6 +27,25 @@ pub struct Verification {
     pub checks: Vec<Finding>,
 }
 
+impl Verification {
+    /// What is to be said of a service that is well as far as anybody could see, but not as far as was asked for.
+    #[must_use]
+    pub fn doubt(&self) -> Option<String> {
+        let named = |status| {
+            let names = self.checks.iter().filter(|check| check.status == status).map(|check| check.name.as_str());
+            names.collect::<Vec<_>>().join(", ")
+        };
+        let parts = [("failed", named(Status::Failed)), ("not looked at", named(Status::Skipped))];
+        let parts: Vec<String> = parts
+            .iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(what, names)| format!("{what}: {names}"))
+            .collect();
+        let is_doubtful = self.ok && self.verdict != Verdict::Passed;
+        is_doubtful.then(|| format!("the service is up, and not everything could be verified; {}", parts.join("; ")))
+    }
+}
+
 /// Verifies a service. What could not be compared, and who is not let in, is said in the checks, and no reason to take a
 /// restore back: another tree would change nothing about it.
 ///

@@ -7,7 +7,8 @@
 //! * Nothing is changed but what was asked for, and that is removed again, also after Ctrl-C.
 //! * Sets are compared as supersets: a service may have gained something since.
 //! * A token goes to the named host only; no finding holds a token or what an answer said.
-//! * What was asked for and could not be done makes the verdict inconclusive, never passed.
+//! * What was asked for and could not be done, and data that nobody looked at, makes the verdict inconclusive, never
+//!   passed.
 
 mod against;
 mod auth;
@@ -41,6 +42,8 @@ use http::{Answer, Http, Trouble};
 
 /// What our tokens and sessions are called in the service, with something that no other run has.
 const LABEL: &str = "opsctl-verify-";
+/// The checks of what the service holds for its users: without them a service is up, and no more is known.
+const DATA: [&str; 5] = ["workspaces", "workspaces.config", "workspaces.audit", "engine", "sessions"];
 /// For one request while everything is about to end.
 const HURRY: Duration = Duration::from_millis(400);
 
@@ -79,7 +82,7 @@ pub enum Verdict {
     Passed,
     /// A check failed.
     Failed,
-    /// Something that was asked for could not be checked.
+    /// Something that was asked for could not be checked, or nobody looked at the data.
     Inconclusive,
 }
 
@@ -332,7 +335,8 @@ impl Found {
 
     fn into_report(self, url: &str) -> Report {
         let has = |status| self.checks.iter().any(|check| check.finding.status == status);
-        let is_open = self.checks.iter().any(|check| check.is_asked && check.finding.status == Status::Skipped);
+        let is_needed = |check: &Check| check.is_asked || DATA.contains(&check.finding.name.as_str());
+        let is_open = self.checks.iter().any(|check| is_needed(check) && check.finding.status == Status::Skipped);
         let verdict = match (has(Status::Failed), is_open) {
             (true, _) => Verdict::Failed,
             (false, true) => Verdict::Inconclusive,
@@ -416,6 +420,14 @@ mod tests {
         let skipped = || Finding::skipped("sessions.against", "not captured");
         assert_eq!(report(vec![(skipped(), true)]).verdict, Verdict::Inconclusive);
         assert_eq!(report(vec![(skipped(), false)]).verdict, Verdict::Passed);
+        // Nobody has to ask for a look at the data.
+        for name in DATA {
+            assert_eq!(
+                report(vec![(Finding::skipped(name, "no token"), false)]).verdict,
+                Verdict::Inconclusive,
+                "{name}"
+            );
+        }
         let failed = Finding::failed("health", "x", "y");
         assert_eq!(report(vec![(skipped(), true), (failed, false)]).verdict, Verdict::Failed);
         assert_eq!(report(vec![(Finding::warning("a", "b", "c"), true)]).verdict, Verdict::Passed);
@@ -431,8 +443,9 @@ mod tests {
         let open = Finding::failed("auth.none", format!("{}: GET /x", auth::OPEN), "close it");
         let said = report(vec![(Finding::failed("health", "x", "y"), false), (open, false)]).sentence();
         assert!(said.starts_with(&format!("failed: {}: GET /x; health, auth.none", auth::OPEN)), "{said}");
-        let skipped = report(vec![(Finding::skipped("sessions", "no token"), false)]).sentence();
-        assert_eq!(skipped, "passed; not looked at: sessions");
+        let skipped = |name| report(vec![(Finding::skipped(name, "no token"), false)]).sentence();
+        assert_eq!(skipped("auth.host"), "passed; not looked at: auth.host");
+        assert_eq!(skipped("sessions"), "inconclusive; not looked at: sessions");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::Run;
 use crate::commands::in_use::refuse_if_in_use;
 use crate::commands::restore::RestoreArgs;
+use crate::commands::restore_gate::Question;
 use crate::commands::restore_report::RestoreReport;
 use crate::providers::processes::holders;
 use crate::restore::journal::{Journal, Phase};
@@ -94,6 +95,11 @@ impl Run<'_> {
                 "the new folder is live, and not verified: run this again; `opsctl rollback {dir}` puts the old one back"
             ))
         })?;
+        if let Some(found) = &done.verification {
+            let doubt = found.doubt();
+            done.lack(doubt.into_iter().collect());
+            done.note(self.question.and_then(Question::compares_nothing));
+        }
         Ok(done.verification.as_ref().filter(|found| !found.ok).and_then(|found| found.problem.clone()))
     }
 

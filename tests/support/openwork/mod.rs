@@ -16,7 +16,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::stub_store::{Gate, Server};
+use crate::stub_store::{Body, Gate, Reply, Request, Server};
 use crate::support::ask::{Answer, ask};
 use crate::support::daemon::random_hex;
 
@@ -235,6 +235,25 @@ impl OpenWork {
         let bearer = format!("Bearer {CLIENT}");
         self.ask("POST", &path, &[("Authorization", &bearer), ("Content-Type", &kind)], body.as_bytes()).is(200);
     }
+}
+
+/// The answer of `url` to the same request, for whatever stands in front of a service.
+pub fn forward(url: &str, request: &Request, body: &mut Body<'_>) -> Reply {
+    let names = ["authorization", HOST_HEADER, "content-type"];
+    let headers =
+        names.iter().filter_map(|name| Some((*name, request.headers.get(&name.to_ascii_lowercase())?.as_str())));
+    let headers: Vec<(&str, &str)> = headers.collect();
+    let mut bytes = Vec::new();
+    if body.read_to_end(&mut bytes).is_err() {
+        return Reply::HangUp;
+    }
+    forward_as(url, request, &headers, &bytes)
+}
+
+/// The same with other headers.
+pub fn forward_as(url: &str, request: &Request, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    let answer = ask(&request.method, &format!("{url}{}", request.target), headers, body);
+    Reply::Send(format!("{} Forwarded\r\nContent-Type: {}", answer.status, answer.content_type), answer.body)
 }
 
 /// A file as a form of a browser sends it: content type and body.
