@@ -5,7 +5,7 @@
 //! * A request has its time limit and its answer a size limit, whatever the other side sends.
 //! * No message holds a token, or what an answer said.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -278,7 +278,8 @@ pub(super) struct Http {
     client: reqwest::Client,
     address: Address,
     patience: Duration,
-    tries: usize,
+    /// When all has to be over; then each request is made once.
+    until: Option<Instant>,
 }
 
 impl Http {
@@ -292,17 +293,22 @@ impl Http {
             .user_agent(concat!("opsctl/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| Error::new(ExitCode::Failed, "cannot ask the service").because(e))?;
-        Ok(Self { client, address: address.clone(), patience: limit.min(PATIENCE), tries: TRIES })
+        Ok(Self { client, address: address.clone(), patience: limit.min(PATIENCE), until: None })
     }
 
-    /// The same in a hurry: each request once, within this time.
+    /// The same in a hurry: all requests together have this time, and each is made once.
     pub(super) fn within(&self, limit: Duration) -> Self {
-        Self { patience: self.patience.min(limit), tries: 1, ..self.clone() }
+        Self { until: Some(Instant::now() + limit), ..self.clone() }
+    }
+
+    /// Whether there is little time left.
+    pub(super) const fn is_hurried(&self) -> bool {
+        self.until.is_some()
     }
 
     /// Asks. What changes nothing is asked again where the way to the service was at fault.
     pub(super) async fn send(&self, ask: Ask<'_>) -> Result<Answer, Trouble> {
-        let tries = if ask.method == Method::Get { self.tries } else { 1 };
+        let tries = if ask.method == Method::Get && !self.is_hurried() { TRIES } else { 1 };
         let mut answer = self.once(ask).await;
         for _ in 1..tries {
             let is_transient = match &answer {
@@ -326,11 +332,13 @@ impl Http {
             Method::Delete => reqwest::Method::DELETE,
         };
         let url = format!("{}{}", self.address.shown(), ask.path);
-        let mut request = self.client.request(method, url).headers(ask.caller.0.clone()).timeout(self.patience);
+        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        let patience = left.map_or(self.patience, |left| left.min(self.patience));
+        let mut request = self.client.request(method, url).headers(ask.caller.0.clone()).timeout(patience);
         if let Some(body) = ask.body {
             request = request.json(body);
         }
-        let trouble = |error: reqwest::Error| Trouble::of(&error, self.address.is_encrypted(), self.patience);
+        let trouble = |error: reqwest::Error| Trouble::of(&error, self.address.is_encrypted(), patience);
         let mut response = request.send().await.map_err(trouble)?;
         let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
         let redirects = status.is_redirection().then(|| self.address.redirect(headers.get(LOCATION)));

@@ -44,8 +44,8 @@ use http::{Answer, Http, Trouble};
 const LABEL: &str = "opsctl-verify-";
 /// The checks of what the service holds for its users: without them a service is up, and no more is known.
 const DATA: [&str; 5] = ["workspaces", "workspaces.config", "workspaces.audit", "engine", "sessions"];
-/// For one request while everything is about to end.
-const HURRY: Duration = Duration::from_millis(400);
+/// For all that is removed after a cancel: the process ends within two seconds of it.
+const HURRY: Duration = Duration::from_millis(1800);
 
 /// What is to be verified.
 #[derive(Debug)]
@@ -309,9 +309,10 @@ struct Check {
 struct Found {
     checks: Vec<Check>,
     versions: BTreeMap<String, String>,
-    /// Whether tokens of this run may exist, and the ids of those that are known.
+    /// Whether tokens of this run may exist, the ids of those that are known, and whether one may be there that is not.
     has_tokens: bool,
     tokens: Vec<String>,
+    has_unnamed_token: bool,
     /// Whether a session of this run may exist, in which workspace, and its id if that is known.
     has_session: bool,
     workspace: Option<String>,

@@ -1,8 +1,8 @@
 //! Tokens of less power: made, tried, and removed again.
 //!
-//! Invariant: what was made is removed, also if the answer that named it never came: then it is found by its label.
+//! Invariant: what was made is removed, also if the answer that named it never came: then it is found by its label. What is
+//! known is removed first: after a cancel there may be no time for a list.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use futures::future::join_all;
@@ -56,7 +56,10 @@ async fn make(run: &Run<'_>, scoped: &ScopedTokens, scope: &str, found: &mut Fou
     let body = json!({ "scope": scope, "label": run.label });
     let caller = run.request.tokens.caller(run.request.service, &scoped.identity);
     let caller = caller.map_err(|missing| Lack::NotAsked(missing.0))?;
+    found.has_unnamed_token = true;
     let answer = run.http.send(Ask::new(Method::Post, &scoped.path, &caller).json(&body)).await.map_err(Wrong::from)?;
+    // Whoever refuses has made nothing.
+    found.has_unnamed_token = !(400..500).contains(&answer.status);
     if answer.status == 403 {
         // Who the token is from is known already: this is how the service is set.
         return Err(Lack::NotAsked(Wrong::answer(&format!("POST {}", scoped.path), &answer, "").detail));
@@ -66,7 +69,10 @@ async fn make(run: &Run<'_>, scoped: &ScopedTokens, scope: &str, found: &mut Fou
     }
     let body = answer.json().unwrap_or_default();
     let text = |pointer: &str| body.pointer(pointer).and_then(|value| value.as_str());
-    found.tokens.extend(text(&scoped.id_at).filter(|id| is_id(id)).map(str::to_owned));
+    if let Some(id) = text(&scoped.id_at).filter(|id| is_id(id)) {
+        found.tokens.push(id.to_owned());
+        found.has_unnamed_token = false;
+    }
     let token = text(&scoped.token_at).map(SecretString::from);
     let token = token.ok_or_else(|| Wrong::new("the answer holds no token", "look at the version of the service"))?;
     Caller::with(&Send::Bearer, &token).map_err(|error| Wrong::new(error.full_message(), "").into())
@@ -77,12 +83,27 @@ pub(super) async fn remove(run: &Run<'_>, found: &Found) -> Result<Vec<Token>, S
     let Some(scoped) = &run.request.service.scoped_tokens else { return Ok(Vec::new()) };
     let Ok(caller) = run.request.tokens.caller(run.request.service, &scoped.identity) else { return Ok(Vec::new()) };
     let unknown = |lack: Lack| format!("tokens labelled {} ({})", run.label, lack.why());
-    let (ours, _) = list(run).await.map_err(unknown)?;
-    let ours: BTreeSet<&String> = ours.iter().map(|token| &token.id).chain(&found.tokens).collect();
-    let paths: Vec<String> = ours.iter().map(|id| format!("{}/{id}", scoped.path)).collect();
-    // At once, for the case that there is little time left. Whether they are gone is what the list says.
-    join_all(paths.iter().map(|path| run.http.send(Ask::new(Method::Delete, path, &caller)))).await;
-    let (left, others) = list(run).await.map_err(unknown)?;
+    let delete = async |ids: &[String]| {
+        let paths: Vec<String> = ids.iter().map(|id| format!("{}/{id}", scoped.path)).collect();
+        let asks = paths.iter().map(|path| run.http.send(Ask::new(Method::Delete, path, &caller)));
+        let answers = join_all(asks).await;
+        answers.iter().all(|answer| answer.as_ref().is_ok_and(|answer| answer.is_success() || answer.status == 404))
+    };
+    let are_gone = delete(&found.tokens).await;
+    if are_gone && run.http.is_hurried() && !found.has_unnamed_token {
+        return Ok(Vec::new());
+    }
+    let (left, others) = list(run).await.map_err(|lack| {
+        let known = if are_gone { String::new() } else { named(&found.tokens) + ", perhaps, and " };
+        known + &unknown(lack)
+    })?;
+    if left.is_empty() {
+        return Ok(others);
+    }
+    let left: Vec<String> = left.into_iter().map(|token| token.id).collect();
+    delete(&left).await;
+    // Whether they are gone is what the list says.
+    let (left, others) = list(run).await.map_err(|lack| format!("{}, perhaps ({})", named(&left), lack.why()))?;
     if left.is_empty() { Ok(others) } else { Err(named(left.iter().map(|token| &token.id))) }
 }
 

@@ -146,6 +146,14 @@ pub(super) async fn remove(run: &Run<'_>, found: &Found) -> Result<usize, String
     let Ok(caller) = run.request.tokens.caller(run.request.service, &sessions.identity) else { return Ok(0) };
     let unknown = |why: String| format!("a session titled {} ({why})", run.label);
     let workspace = found.workspace.as_deref();
+    if let Some(id) = found.session.as_ref().filter(|_| run.http.is_hurried()) {
+        // After a cancel there may be no time for a list.
+        let path = at(&sessions.one, workspace, id);
+        let answer = run.http.send(Ask::new(Method::Delete, &path, &caller)).await;
+        if answer.is_ok_and(|answer| answer.is_success() || answer.status == 404) {
+            return Ok(1);
+        }
+    }
     let listed = ours(run, sessions, workspace, &caller).await.map_err(unknown)?;
     let all: BTreeSet<&String> = listed.iter().chain(&found.session).collect();
     for id in all {

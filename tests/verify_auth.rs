@@ -1,0 +1,198 @@
+//! `opsctl verify` on who is let in and who is not, and on the tokens and sessions that it makes and removes again.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
+mod support;
+
+#[path = "support/openwork/mod.rs"]
+mod openwork;
+#[path = "support/site.rs"]
+mod site;
+#[path = "support/stub_store.rs"]
+mod stub_store;
+#[path = "support/verifier.rs"]
+mod verifier;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use openwork::{CLIENT, HOST, OpenWork, Version, forward, forward_as};
+use rustix::process::Signal;
+use site::Site;
+use stub_store::{Reply, Server};
+use support::opsctl::{Guarded, run};
+use support::{signal, wait_for};
+use verifier::{as_text, command, verified};
+
+const SOON: Duration = Duration::from_secs(60);
+
+#[test]
+fn an_end_point_that_is_open_to_everybody_is_said_before_all_else() {
+    let site = Site::new(Version::V0_18_16, 1);
+    site.work.fault(|faults| faults.open = true);
+    let done = site.verify(&[]).is("failed");
+    for name in ["auth.none", "auth.wrong"] {
+        assert_eq!(done.status(name), "failed");
+        assert!(done.detail(name).starts_with("OPEN TO EVERYBODY"), "{}", done.detail(name));
+        assert!(done.detail(name).contains("GET /workspaces answers 200"), "{}", done.detail(name));
+    }
+    assert_eq!(done.status("auth.host-as-bearer"), "failed");
+    let text = run(as_text(&site.work.url(), &[], &[])).ended(5).stdout;
+    let last = text.lines().last().unwrap();
+    assert!(last.starts_with("failed: OPEN TO EVERYBODY without a token: GET /whoami answers 200"), "{last}");
+}
+
+#[test]
+fn a_wrong_token_is_shown_in_every_way_that_a_token_is_taken() {
+    let site = Site::new(Version::V0_18_16, 1);
+    let url = site.work.url();
+    // In front of it somebody believes any token of a host.
+    let front = Server::start(move |request, _| {
+        let known = match request.headers.get("x-openwork-host-token") {
+            Some(_) => vec![("X-OpenWork-Host-Token", HOST)],
+            None => Vec::new(),
+        };
+        let bearer = request.headers.get("authorization").cloned();
+        let headers: Vec<(&str, &str)> =
+            known.into_iter().chain(bearer.iter().map(|b| ("Authorization", b.as_str()))).collect();
+        forward_as(&url, request, &headers, b"")
+    });
+    let done = verified(&format!("http://127.0.0.1:{}", front.port), &site.work.env(), &[]).failed(&["auth.wrong"]);
+    assert!(done.detail("auth.wrong").contains("GET /tokens answers 200"), "{}", done.0.stdout);
+}
+
+#[test]
+fn a_client_token_that_is_not_the_service_s_fails() {
+    let site = Site::new(Version::V0_18_16, 1);
+    let mut env = site.work.env();
+    env.retain(|(name, _)| *name != "OPENWORK_TOKEN");
+    env.push(("OPENWORK_TOKEN", "another-token".to_owned()));
+    let done = verified(&site.work.url(), &env, &[]).is("failed");
+    for name in ["auth.client", "auth.token", "workspaces", "engine", "sessions"] {
+        assert_eq!(done.status(name), "failed", "{name}");
+    }
+    assert_eq!((done.status("auth.none"), done.status("auth.host")), ("ok", "ok"));
+}
+
+#[test]
+fn a_token_that_is_changed_on_the_way_is_told() {
+    let site = Site::new(Version::V0_18_16, 1);
+    let url = site.work.url();
+    let front = Server::start(move |request, _| {
+        let bearer = match request.headers.get("authorization").map(String::as_str) {
+            Some("Bearer alias") => Some(format!("Bearer {CLIENT}")),
+            other => other.map(str::to_owned),
+        };
+        let host = request.headers.get("x-openwork-host-token").cloned();
+        let headers = [("Authorization", bearer), ("X-OpenWork-Host-Token", host)];
+        let headers: Vec<(&str, &str)> =
+            headers.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();
+        forward_as(&url, request, &headers, b"")
+    });
+    let mut env = site.work.env();
+    env.retain(|(name, _)| *name != "OPENWORK_TOKEN");
+    env.push(("OPENWORK_TOKEN", "alias".to_owned()));
+    let done = verified(&format!("http://127.0.0.1:{}", front.port), &env, &[]).failed(&["auth.token"]);
+    assert!(done.detail("auth.token").contains("another token than was sent"), "{}", done.detail("auth.token"));
+}
+
+#[test]
+fn tokens_of_earlier_runs_are_told_and_left_alone() {
+    let site = Site::new(Version::V0_18_16, 1);
+    let left = site.work.mint("viewer", "opsctl-verify-0123");
+    let kept = site.work.mint("viewer", "somebody's");
+    let done = site.verify(&["--create-probe-tokens"]).passed();
+    assert_eq!(done.status("auth.probe-tokens"), "warning");
+    assert!(
+        done.detail("auth.probe-tokens").contains(&left.id) && !done.detail("auth.probe-tokens").contains(&kept.id)
+    );
+    assert_eq!(site.token_ids(), [left.id, kept.id]);
+}
+
+/// In front of a service: passes on what is asked, until a request for which `hangs` says so. Then it says so too, and what is asked
+/// later is answered after `slow`.
+fn hanging_front(
+    work: &OpenWork,
+    hangs: impl Fn(&stub_store::Request) -> bool + Send + Sync + 'static,
+    forwards_first: bool,
+    slow: Duration,
+) -> (Server, Arc<AtomicBool>) {
+    let (url, hung) = (work.url(), Arc::new(AtomicBool::new(false)));
+    let says = hung.clone();
+    let front = Server::start(move |request, body| {
+        if says.load(Ordering::SeqCst) {
+            std::thread::sleep(slow);
+        } else if hangs(request) {
+            if forwards_first {
+                forward(&url, request, body);
+            }
+            says.store(true, Ordering::SeqCst);
+            return Reply::Never;
+        }
+        forward(&url, request, body)
+    });
+    (front, hung)
+}
+
+#[test]
+fn what_was_made_is_removed_when_the_run_is_interrupted() {
+    let with_probe_token = |request: &stub_store::Request| {
+        request.headers.get("authorization").is_some_and(|value| value.starts_with("Bearer owt_"))
+    };
+    let makes_token = |request: &stub_store::Request| request.method == "POST" && request.target == "/tokens";
+    let makes_session =
+        |request: &stub_store::Request| request.method == "POST" && request.target.ends_with("/session");
+    let reads_session = |request: &stub_store::Request| {
+        request.method == "GET" && request.target.contains("/session/") && !request.target.contains("ses_00000")
+    };
+    // While a token is used; and where the answer that named what was made never came.
+    type Hangs = fn(&stub_store::Request) -> bool;
+    // So slow that there is time to remove what is known, and for no list before that.
+    let (fast, slow) = (Duration::ZERO, Duration::from_millis(1000));
+    let cases: [(&str, Hangs, bool, Duration); 6] = [
+        ("--create-probe-tokens", with_probe_token, false, fast),
+        ("--create-probe-tokens", with_probe_token, false, slow),
+        ("--create-probe-tokens", makes_token, true, fast),
+        ("--write-probe", reads_session, false, fast),
+        ("--write-probe", reads_session, false, slow),
+        ("--write-probe", makes_session, true, fast),
+    ];
+    for (flag, hangs, forwards_first, slow) in cases {
+        let site = Site::new(Version::V0_18_16, 1);
+        let kept = site.work.mint("viewer", "somebody's");
+        let (front, hung) = hanging_front(&site.work, hangs, forwards_first, slow);
+        let child =
+            Guarded::spawn(&mut command(&format!("http://127.0.0.1:{}", front.port), &site.work.env(), &[flag]));
+        wait_for("the request that hangs", SOON, || hung.load(Ordering::SeqCst).then_some(()));
+        signal(&child.0, Signal::INT);
+        let done = child.end().ended(130);
+        assert!(!done.stderr.contains("by hand"), "{flag} {slow:?}: {}", done.stderr);
+        assert_eq!(site.token_ids(), [kept.id], "{flag} {slow:?}");
+        assert_eq!(site.work.sessions(), site.ids, "{flag} {slow:?}");
+    }
+}
+
+#[test]
+fn a_token_that_cannot_be_removed_is_a_failure_that_names_it() {
+    let site = Site::new(Version::V0_18_16, 1);
+    let (url, refused) = (site.work.url(), Arc::new(Mutex::new(BTreeSet::new())));
+    let says = refused.clone();
+    let front = Server::start(move |request, body| {
+        if request.method == "DELETE" {
+            says.lock().unwrap().insert(request.target.clone());
+            return Reply::Send("500 Internal Server Error".to_owned(), Vec::new());
+        }
+        forward(&url, request, body)
+    });
+    let args = ["--create-probe-tokens", "--write-probe"];
+    let done = verified(&format!("http://127.0.0.1:{}", front.port), &site.work.env(), &args);
+    let done = done.failed(&["auth.probe-tokens", "sessions.write"]);
+    let refused = refused.lock().unwrap();
+    assert_eq!(refused.len(), 4, "{refused:?}");
+    for target in refused.iter() {
+        let id = target.rsplit('/').next().unwrap();
+        assert!(done.detail("auth.probe-tokens").contains(id) || done.detail("sessions.write").contains(id), "{id}");
+    }
+}
