@@ -86,7 +86,7 @@ fn a_valid_file_is_said_to_be_one() {
 fn every_problem_of_a_file_is_said_with_its_line() {
     let dir = TestDir::new();
     let text = "name = \"mine\"\ncontract_version = \"1\"\n\n[[services]]\nname = \"web\"\n\n[[services.variables]]\nname = \"A\"\n\
-                source = \"railway\"\nneed = \"required\"\nor = [\"B\"]\n\n[[services.probes]]\nname = \"p\"\npath = \"health\"\nexpect = []\n";
+                source = \"railway\"\nneed = \"required\"\nor = [\"B\"]\n\n[[services.probes]]\nname = \"p\"\npath = \"health\"\nwaits = true\nexpect = []\n";
     let path = dir.write("mine.toml", text);
     let path = path.to_str().unwrap();
     let done = profile(&["validate", path, "--json"]).ended(2);

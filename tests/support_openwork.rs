@@ -1,4 +1,5 @@
-//! The stand-in of openwork-server against what was recorded from the real ones, where the recordings are at hand; and what it keeps.
+//! The stand-in of openwork-server and the profile against what is known of the real ones: a table of who is answered what, and the
+//! recordings where they are at hand; and what the stand-in keeps.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,7 +18,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use openwork::recorded::{Recording, Replay, Row, WORKSPACE, json_of, recordings};
+use openwork::table::{WHO, table};
 use openwork::{CLIENT, Engine, HOST, HOST_HEADER, OpenWork, Setup, VERSIONS, Version, multipart, workspace_id};
+use opsctl::config::Profile;
+use opsctl::config::profile::AuthRow;
 use serde_json::{Value, json};
 use support::TestDir;
 use support::ask::{Answer, ask, try_ask};
@@ -25,35 +29,138 @@ use support::ask::{Answer, ask, try_ask};
 const ENGINE: &str = "1.17.11";
 
 /// Who asks, by the name of the column.
-fn headers(column: &str, scoped: &BTreeMap<&str, String>) -> Vec<(String, String)> {
+fn headers(who: &str, scoped: &BTreeMap<&str, String>) -> Vec<(String, String)> {
     let bearer = |token: &str| vec![("Authorization".to_owned(), format!("Bearer {token}"))];
     let host = (HOST_HEADER.to_owned(), HOST.to_owned());
-    match column {
+    match who {
         "none" => Vec::new(),
         "wrong" => bearer("wrong-token"),
         "client" => bearer(CLIENT),
-        "host-hdr" => vec![host],
+        "host" => vec![host],
         "host-as-bearer" => bearer(HOST),
-        "client+hosthdr" => [bearer(CLIENT), vec![host]].concat(),
+        "client+host" => [bearer(CLIENT), vec![host]].concat(),
         scoped_token => bearer(&scoped[scoped_token]),
     }
 }
 
-fn asked(url: &str, row: &Row, path: &str, headers: &[(String, String)]) -> Answer {
-    let (kind, body) = match (row.method.as_str(), row.path.as_str()) {
-        _ if row.is_upload => multipart("probe.txt", "hello inbox"),
-        ("POST", "/tokens") => {
-            ("application/json".to_owned(), json!({ "scope": "viewer", "label": "tmp" }).to_string())
-        }
-        ("POST", _) => ("application/json".to_owned(), json!({ "title": "probe" }).to_string()),
-        _ => (String::new(), String::new()),
+fn asked(url: &str, method: &str, path: &str, headers: &[(String, String)]) -> Answer {
+    let json = |body: Value| ("application/json".to_owned(), body.to_string());
+    let (kind, body) = match method {
+        "POST" if path.ends_with("/inbox") => multipart("probe.txt", "hello inbox"),
+        "POST" if path == "/tokens" => json(json!({ "scope": "viewer", "label": "tmp" })),
+        "POST" => json(json!({ "title": "probe" })),
+        _ => Default::default(),
     };
     let mut all: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     if !kind.is_empty() {
         all.push(("Content-Type", &kind));
     }
-    ask(&row.method, &format!("{url}{path}"), &all, body.as_bytes())
+    ask(method, &format!("{url}{path}"), &all, body.as_bytes())
 }
+
+/// A token of each scope.
+fn of_each_scope(it: &OpenWork) -> BTreeMap<&'static str, String> {
+    ["owner", "collaborator", "viewer"].map(|scope| (scope, it.mint(scope, &format!("probe-{scope}")).secret)).into()
+}
+
+// ---- who is answered what ----
+
+#[test]
+fn the_stand_in_answers_every_row_of_the_table() {
+    let table = table();
+    assert_eq!(table.len(), 35 * VERSIONS.len());
+    for version in VERSIONS {
+        let dir = TestDir::new();
+        let it = boot(version, &dir);
+        let scoped = of_each_scope(&it);
+        let mut wrong = Vec::new();
+        for known in table.iter().filter(|known| known.version == version) {
+            for who in WHO {
+                let session = if known.path.ends_with("{new}") { made(&it) } else { "ses_seed".to_owned() };
+                let path = known.request(&it.workspace_id(), &session);
+                let status = asked(&it.url(), known.method, &path, &headers(who, &scoped)).status;
+                if status != known.status_of(who) {
+                    wrong.push(format!("{known:?} {who}: {status}"));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+}
+
+#[test]
+fn the_table_is_what_was_recorded() {
+    let table = table();
+    for recording in recordings() {
+        assert_eq!(recording.columns, WHO);
+        let known: Vec<_> = table.iter().filter(|known| known.version == recording.version).collect();
+        let of_table: Vec<_> = known.iter().map(|k| (k.method, k.request(":id", ":sid"), k.status.to_vec())).collect();
+        let recorded = |row: &Row| (row.path.replace("NEW", ":sid"), row.status.clone());
+        let recorded: Vec<_> =
+            recording.rows.iter().map(|row| (row.method.as_str(), recorded(row).0, recorded(row).1)).collect();
+        assert_eq!(of_table, recorded, "{:?}", recording.version);
+    }
+}
+
+/// Rows of the profile that no table has, and what is known of them instead.
+const BESIDE: [(&str, &str); 3] = [
+    ("GET /env/keys", "answered as /env is, without the values"),
+    ("DELETE /tokens/none", "a token is removed by whoever may list them"),
+    ("POST /approvals/none", "a request is approved by whoever may list them"),
+];
+
+/// What the profile does not ask, and why not.
+const NOT_ASKED: [(&str, &[&str], &str); 2] = [
+    (
+        "GET /w/{id}/opencode/session/{session}",
+        &["client", "owner", "collaborator", "viewer"],
+        "the check `sessions` reads one that is there",
+    ),
+    ("GET /env", &["host"], "the values are secrets of the users"),
+];
+
+/// Rows of the profile, as the table names its end points: two names where it has two of that form.
+fn rows_of_the_profile() -> Vec<([String; 2], AuthRow)> {
+    let profile = Profile::load("openwork").unwrap();
+    let name = |row: &AuthRow, session: &str| {
+        let path = row.path.split('?').next().unwrap().replace("{workspace}", "{id}").replace("ses_none", session);
+        format!("{} {path}", row.method.as_str())
+    };
+    let rows = profile.services[0].auth.iter();
+    rows.map(|row| (["{session}", "{new}"].map(|session| name(row, session)), row.clone())).collect()
+}
+
+#[test]
+fn every_answer_of_the_profile_is_the_one_of_all_three_servers() {
+    let table = table();
+    for (names, row) in rows_of_the_profile() {
+        let known: Vec<_> =
+            table.iter().filter(|known| names.contains(&format!("{} {}", known.method, known.path))).collect();
+        assert_eq!(known.is_empty(), BESIDE.iter().any(|(name, _)| names.contains(&(*name).to_owned())), "{names:?}");
+        for (known, (who, right)) in known.iter().flat_map(|known| row.answers.iter().map(move |one| (known, one))) {
+            let status = known.status_of(who);
+            let is_right = right.contains(&status) || (row.optional && status == 404);
+            assert!(is_right, "{known:?} answers {who} with {status}, and the profile says {right:?}");
+        }
+    }
+}
+
+#[test]
+fn no_protected_end_point_of_the_table_is_missing_in_the_profile_without_a_reason() {
+    let rows = rows_of_the_profile();
+    for known in table().iter().filter(|known| known.is_protected()) {
+        let name = format!("{} {}", known.method, known.path);
+        let (_, row) =
+            rows.iter().find(|(names, _)| names.contains(&name)).unwrap_or_else(|| panic!("{name} is missing"));
+        // Nobody has both tokens in one request.
+        for who in WHO.into_iter().filter(|who| *who != "client+host") {
+            let is_excused = NOT_ASKED.iter().any(|(excused, whom, _)| *excused == name && whom.contains(&who));
+            assert_ne!(row.answers.contains_key(who), is_excused, "{name} as {who}");
+        }
+    }
+}
+
+// ---- the bodies, where they are at hand ----
 
 /// What two values differ in but for what they say: `extra` allows what `want`, which was cut, does not have.
 fn misshapen(want: &Value, got: &Value, extra: bool, at: &str) -> Vec<String> {
@@ -80,21 +187,19 @@ fn misshapen(want: &Value, got: &Value, extra: bool, at: &str) -> Vec<String> {
 const OF_THE_ENGINE: &str = "/opencode/";
 
 #[test]
-fn the_stand_in_answers_every_row_as_the_real_servers_did() {
+fn the_stand_in_answers_with_bodies_in_the_shape_of_the_recorded_ones() {
     for recording in recordings() {
         let dir = TestDir::new();
         let data = dir.mkdir("data");
         let workspace = data.join("workspace");
         let it = OpenWork::boot(recording.version, &data, Engine::memory(ENGINE, &workspace, &["ses_seed".to_owned()]));
-        let scoped = [("owner", "owner"), ("collab", "collaborator"), ("viewer", "viewer")]
-            .map(|(column, scope)| (column, it.mint(scope, &format!("probe-{scope}")).secret))
-            .into();
+        let scoped = of_each_scope(&it);
         let mut wrong = Vec::new();
         for row in &recording.rows {
             for (at, column) in recording.columns.iter().enumerate() {
                 let session = if row.path.ends_with("NEW") { made(&it) } else { "ses_seed".to_owned() };
                 let path = row.request(&it.workspace_id(), &session);
-                let answer = asked(&it.url(), row, &path, &headers(column, &scoped));
+                let answer = asked(&it.url(), &row.method, &path, &headers(column, &scoped));
                 let place = format!("{} {} {} {column}", recording.version.name(), row.method, row.path);
                 if answer.status != row.status[at] {
                     wrong.push(format!("{place}: {} and not {}", answer.status, row.status[at]));
@@ -135,11 +240,12 @@ fn the_replay_answers_every_row_as_it_was_recorded() {
             assert_eq!(made["scope"], scope);
             made["token"].as_str().unwrap().to_owned()
         };
-        let scoped = [("owner", mint("owner")), ("collab", mint("collaborator")), ("viewer", mint("viewer"))].into();
+        let scoped =
+            [("owner", mint("owner")), ("collaborator", mint("collaborator")), ("viewer", mint("viewer"))].into();
         let seed = seed_of(&recording);
         for row in &recording.rows {
             for (at, column) in recording.columns.iter().enumerate() {
-                let answer = asked(&it.url(), row, &row.request(&id, &seed), &headers(column, &scoped));
+                let answer = asked(&it.url(), &row.method, &row.request(&id, &seed), &headers(column, &scoped));
                 assert_eq!(answer.status, row.status[at], "{} {} {column}", row.method, row.path);
             }
         }

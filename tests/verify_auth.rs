@@ -99,6 +99,41 @@ fn a_token_that_is_changed_on_the_way_is_told() {
 }
 
 #[test]
+fn a_viewer_that_may_write_is_let_in_where_it_must_not_be_and_nothing_comes_of_it() {
+    let site = Site::new(Version::V0_18_16, 1);
+    site.work.fault(|faults| faults.viewers_write = true);
+    let done = site.verify(&["--create-probe-tokens"]).failed(&["auth.viewer"]);
+    let detail = done.detail("auth.viewer");
+    for door in ["POST /workspace/{workspace}/inbox", "POST /opencode/session", "POST /w/{workspace}/opencode/session"]
+    {
+        assert!(detail.contains(&format!("{door} answers 400")), "{detail}");
+    }
+    assert!(detail.starts_with("`viewer` is let in where it must not be"), "{detail}");
+    assert_eq!(site.work.sessions(), site.ids);
+    assert!(!site.work.workspace().join(".opencode").exists());
+}
+
+#[test]
+fn a_token_that_counts_for_more_than_was_asked_for_fails() {
+    let site = Site::new(Version::V0_18_16, 1);
+    site.work.fault(|faults| faults.one_scope = true);
+    let done = site.verify(&["--create-probe-tokens"]).failed(&["auth.owner", "auth.viewer"]);
+    let says = "/whoami does not tell of a token of the scope `viewer`";
+    assert_eq!(done.detail("auth.viewer"), says);
+}
+
+#[test]
+fn what_is_open_to_everybody_is_asked_to_write_nothing_that_stays() {
+    let site = Site::new(Version::V0_18_16, 1);
+    let before = site.token_ids();
+    site.work.fault(|faults| faults.open = true);
+    let done = site.verify(&["--create-probe-tokens", "--write-probe"]).is("failed");
+    assert!(done.detail("auth.none").contains("POST /tokens answers 400"), "{}", done.detail("auth.none"));
+    assert_eq!((site.token_ids(), site.work.sessions()), (before, site.ids.clone()));
+    assert!(!site.work.workspace().join(".opencode").exists());
+}
+
+#[test]
 fn tokens_of_earlier_runs_are_told_and_left_alone() {
     let site = Site::new(Version::V0_18_16, 1);
     let left = site.work.mint("viewer", "opsctl-verify-0123");
@@ -180,7 +215,7 @@ fn a_token_that_cannot_be_removed_is_a_failure_that_names_it() {
     let (url, refused) = (site.work.url(), Arc::new(Mutex::new(BTreeSet::new())));
     let says = refused.clone();
     let front = Server::start(move |request, body| {
-        if request.method == "DELETE" {
+        if request.method == "DELETE" && !request.target.ends_with("none") {
             says.lock().unwrap().insert(request.target.clone());
             return Reply::Send("500 Internal Server Error".to_owned(), Vec::new());
         }

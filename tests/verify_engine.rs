@@ -67,4 +67,12 @@ fn keeps_what_it_is_compared_with(version: &str) {
     assert!(done.detail("sessions.against").contains(&format!("{} has 120 messages where 121 were captured", ids[7])));
     let done = compare(facts(&[("ses_gone", 0)])).failed(&["sessions.against"]);
     assert_eq!(done.detail("sessions.against"), format!("1 of {} sessions are missing: ses_gone", SESSIONS + 1));
+
+    // What is sent to find out whether a viewer may write is refused by this engine, so that nothing comes of it.
+    let before = engine.sessions();
+    work.fault(|faults| faults.viewers_write = true);
+    let done = verified(&work.url(), &work.env(), &["--create-probe-tokens"]).failed(&["auth.viewer"]);
+    let detail = done.detail("auth.viewer");
+    assert!(detail.contains("POST /opencode/session answers 400"), "{detail}");
+    assert_eq!(engine.sessions(), before);
 }

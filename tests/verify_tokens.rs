@@ -157,7 +157,7 @@ fn a_flag_for_an_identity_that_the_service_does_not_have_is_refused() {
     let site = Site::new();
     let file = site.file("host", HOST, 0o600);
     let profile = "name = \"p\"\ncontract_version = \"1\"\n[[services]]\nname = \"s\"\n\
-                   probes = [{ name = \"health\", path = \"/health\", expect = [{ status = [200] }] }]\n";
+                   probes = [{ name = \"health\", path = \"/health\", waits = true, expect = [{ status = [200] }] }]\n";
     let profile = site.dir.write("p.toml", profile);
     let mut command = site.command(&["--profile", profile.to_str().unwrap()]);
     command.arg("--host-token-file").arg(&file);

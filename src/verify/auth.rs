@@ -1,6 +1,7 @@
 //! Who is let in, and who is not: the matrix of the profile, row by row.
 //!
-//! Without leave to write only `GET` rows are asked. A row of another method is asked as those alone who must be refused.
+//! Without leave to write only `GET` rows are asked. A row of another method is asked as those alone who must be refused, with
+//! what the service refuses besides, so that nothing comes of it even if they are not.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -71,7 +72,9 @@ enum Seen {
 /// Asks all rows as one identity, which may show itself in several ways.
 pub(super) async fn check(run: &Run<'_>, state: &State, identity: &str, callers: &[Caller]) -> Finding {
     let name = format!("auth.{identity}");
-    let rows = run.request.service.auth.iter().filter(|row| is_asked(row, identity, run.request.write_probe));
+    // What a token of less power may do shows in what it may not write.
+    let may_write = run.request.write_probe || run.request.create_probe_tokens;
+    let rows = run.request.service.auth.iter().filter(|row| is_asked(row, identity, may_write));
     let asks: Vec<(&AuthRow, &Caller)> = rows.flat_map(|row| callers.iter().map(move |caller| (row, caller))).collect();
     if asks.is_empty() {
         return Finding::skipped(&name, "the profile says nothing about it");
@@ -153,9 +156,9 @@ async fn ask(run: &Run<'_>, state: &State, row: &AuthRow, identity: &str, caller
         Ok(workspace) => row.path.replace("{workspace}", workspace),
         Err(wrong) => return Seen::Wrong(wrong.detail),
     };
-    let body = serde_json::json!({});
+    let body = row.body.clone().unwrap_or_else(|| serde_json::json!({}));
     let ask = Ask::new(row.method, &path, caller).skim();
-    let answer = match run.http.send(if row.method == Method::Get { ask } else { ask.json(&body) }).await {
+    let answer = match run.http.send(if row.method == Method::Post { ask.json(&body) } else { ask }).await {
         Ok(answer) => answer,
         Err(trouble) => return Seen::Wrong(trouble.to_string()),
     };
@@ -166,7 +169,9 @@ async fn ask(run: &Run<'_>, state: &State, row: &AuthRow, identity: &str, caller
     if row.drift.get(identity).is_some_and(|drift| drift.contains(&status)) {
         return Seen::Drift(status);
     }
-    if is_success(status) && !right.iter().any(|status| is_success(*status)) {
+    // Whoever is told what is wrong with the body has passed the door.
+    let is_in = is_success(status) || (row.method == Method::Post && matches!(status, 400 | 422));
+    if is_in && !right.iter().any(|status| is_success(*status)) {
         return Seen::LetIn(status);
     }
     let right = right.iter().map(u16::to_string).collect::<Vec<_>>().join(" or ");
@@ -191,5 +196,19 @@ async fn whoami(run: &Run<'_>) -> Finding {
         }
         (Some(_), _) => Wrong::new(format!("{} tells of another token than was sent", whoami.path), fix).failed(name),
         (None, _) => Wrong::new(format!("{} does not tell which token it sees", whoami.path), fix).failed(name),
+    }
+}
+
+/// Whether the service takes a token that was made for the purpose for one of its scope.
+pub(super) async fn has_scope(run: &Run<'_>, caller: &Caller, scope: &str) -> Result<(), Wrong> {
+    let Some(whoami) = &run.request.service.whoami else { return Ok(()) };
+    let Some(scope_at) = &whoami.scope_at else { return Ok(()) };
+    let fix = "look at the version and the log of the service";
+    let answer = run.http.send(Ask::get(&whoami.path, caller)).await?;
+    let told = answer.json().and_then(|body| Some(body.pointer(scope_at)?.as_str()?.to_owned()));
+    match told {
+        Some(told) if told == scope => Ok(()),
+        _ if !answer.is_success() => Err(Wrong::answer(&whoami.path, &answer, fix)),
+        _ => Err(Wrong::new(format!("{} does not tell of a token of the scope `{scope}`", whoami.path), fix)),
     }
 }

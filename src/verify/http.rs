@@ -105,6 +105,8 @@ pub(super) enum Trouble {
     Tls(String),
     #[error("no whole answer within {} s", .0.as_secs_f64())]
     Slow(Duration),
+    #[error("there was no time left to ask")]
+    Late,
     #[error("the answer is larger than {} MiB", .0 >> 20)]
     Large(usize),
     #[error("it redirects {0}")]
@@ -122,7 +124,7 @@ impl Trouble {
             Self::Tls(_) => {
                 "renew or correct the certificate of the host; a token is not sent to a host that cannot be told"
             }
-            Self::Slow(_) => "look at the log and the load of the service",
+            Self::Slow(_) | Self::Late => "look at the log and the load of the service",
             Self::Large(_) => "this is not the service that was expected: check the URL",
             Self::Redirect(_) => "give the URL that it redirects to, if that is the service: no token is sent along",
             Self::Broken(_) => "look at the log of the service and of what is in front of it",
@@ -334,6 +336,9 @@ impl Http {
         let url = format!("{}{}", self.address.shown(), ask.path);
         let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
         let patience = left.map_or(self.patience, |left| left.min(self.patience));
+        if patience.is_zero() {
+            return Err(Trouble::Late);
+        }
         let mut request = self.client.request(method, url).headers(ask.caller.0.clone()).timeout(patience);
         if let Some(body) = ask.body {
             request = request.json(body);

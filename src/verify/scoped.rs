@@ -30,7 +30,10 @@ pub(super) async fn run(run: &Run<'_>, state: &State, found: &mut Found) -> Resu
     for scope in &scoped.scopes {
         let since = Instant::now();
         let finding = match make(run, scoped, scope, found).await {
-            Ok(caller) => auth::check(run, state, scope, &[caller]).await,
+            Ok(caller) => match auth::has_scope(run, &caller, scope).await {
+                Ok(()) => auth::check(run, state, scope, &[caller]).await,
+                Err(wrong) => wrong.failed(&format!("auth.{scope}")),
+            },
             Err(lack) => lack.finding(&format!("auth.{scope}")),
         };
         found.asked(finding, since);

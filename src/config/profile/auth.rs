@@ -33,15 +33,19 @@ pub enum Send {
 }
 
 /// A protected end point, and the statuses that each identity is answered with.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AuthRow {
     /// The path. `{workspace}` stands for the id of the workspace.
     pub path: String,
-    /// The method; only `GET` rows are asked without leave to write.
+    /// The method; only `GET` rows are asked without leave to write, and the others only as those who must be refused.
     #[serde(default)]
     pub method: Method,
-    /// Identity → statuses that are right.
+    /// What is sent with a `POST`, as JSON; left out: `{}`. Choose what the service refuses if it does not refuse who asks,
+    /// so that a broken one makes nothing of it either.
+    #[serde(default)]
+    pub body: Option<serde_json::Value>,
+    /// Identity → statuses that are right. Who is left out is not asked.
     pub answers: BTreeMap<String, Vec<u16>>,
     /// Identity → statuses of other versions of the service: said, and no failure.
     #[serde(default)]
@@ -87,4 +91,6 @@ pub struct Whoami {
     pub identity: String,
     /// JSON pointer to the SHA-256 of the token, in hexadecimal.
     pub sha256_at: String,
+    /// JSON pointer to the scope of the token, by which those that were made for the purpose are told apart.
+    pub scope_at: Option<String>,
 }

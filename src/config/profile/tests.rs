@@ -76,7 +76,8 @@ fn each_rule_is_kept_and_its_breach_is_found_at_its_line() {
     let variable = |more: &str| format!("[[services.variables]]\nname = \"A\"\n{VARIABLE}{more}");
     let identity = "[[services.variables]]\nname = \"A\"\nsecret = true\nsource = \"railway\"\nneed = \"required\"\n\
                     [[services.identities]]\nname = \"c\"\nvariable = \"A\"\nsend = \"bearer\"\n";
-    let probe = |more: &str| format!("{identity}[[services.probes]]\nname = \"p\"\n{more}");
+    let probe = |more: &str| format!("{identity}[[services.probes]]\nname = \"p\"\nwaits = true\n{more}");
+    let waits = "[[services.probes]]\nname = \"q\"\npath = \"/q\"\nwaits = true\nexpect = [{ status = [200] }]\n";
     let row = |more: &str| format!("{identity}[[services.auth]]\n{more}");
     let location =
         |more: &str| format!("{}[[services.volume.locations]]\nname = \"l\"\nnote = \"n\"\n{more}", variable(""));
@@ -157,12 +158,19 @@ fn each_rule_is_kept_and_its_breach_is_found_at_its_line() {
         (system(&whoami.replace("\"c\"", "\"d\"")), 16, "`d` is no identity"),
         (system(&whoami.replace("\"/w\"", "\"w\"")), 16, "must be the path of a request"),
         (system(&whoami.replace("\"/h\"", "\"h\"")), 16, "`h` is no JSON pointer"),
+        (system(&format!("{whoami}scope_at = \"s\"")), 16, "`s` is no JSON pointer"),
         (probe("path = \"/p\"\nexpect = []"), 16, "the probe `p` expects no status"),
         (probe("path = \"/p\"\nexpect = [{ status = [] }]"), 16, "the probe `p` expects no status"),
         (probe("path = \"/p\"\nexpect = [{ status = [99] }]"), 16, "99 is no HTTP status"),
         (probe("path = \"/p\"\nexpect = [{ status = [200], json = { ok = true } }]"), 16, "`ok` is no JSON pointer"),
         (probe("path = \"/p\"\nexpect = [{ status = [200] }]\nversions = { v = \"v\" }"), 16, "`v` is no JSON pointer"),
-        (probe("path = \"/p\"\nidentity = \"d\"\nexpect = [{ status = [200] }]"), 16, "`d` is no identity"),
+        (
+            probe(&format!("path = \"/p\"\nidentity = \"d\"\nexpect = [{{ status = [200] }}]\n{waits}")),
+            16,
+            "`d` is no identity",
+        ),
+        (probe("path = \"/p\"\nidentity = \"c\"\nexpect = [{ status = [200] }]"), 16, "no probe is waited for"),
+        (system(&waits.replace("waits = true\n", "")), 16, "no probe is waited for"),
         (probe("path = \"//p\"\nexpect = [{ status = [200] }]"), 16, "must be the path of a request"),
         (probe("path = \"/{x}\"\nexpect = [{ status = [200] }]"), 16, "leaves something open"),
         (probe("path = \"/{workspace}\"\nexpect = [{ status = [200] }]"), 16, "the service has no `workspaces`"),
@@ -170,7 +178,7 @@ fn each_rule_is_kept_and_its_breach_is_found_at_its_line() {
             probe(
                 "path = \"/p\"\nexpect = [{ status = [200] }]\n[[services.probes]]\nname = \"p\"\npath = \"/p\"\nexpect = [{ status = [200] }]",
             ),
-            20,
+            21,
             "the probe `p` is there twice",
         ),
         (row("path = \"/p\"\nanswers = { d = [200] }"), 16, "`d` is no identity"),
@@ -178,6 +186,7 @@ fn each_rule_is_kept_and_its_breach_is_found_at_its_line() {
         (row("path = \"/p\"\nanswers = {}"), 16, "the row `/p` expects no status"),
         (row("path = \"/p\"\nanswers = { c = [] }"), 16, "the row `/p` expects no status"),
         (row("path = \"/p\"\nanswers = { c = [600] }"), 16, "600 is no HTTP status"),
+        (row("path = \"/p\"\nbody = {}\nanswers = { c = [200] }"), 16, "which goes with `POST` alone"),
         (row("path = \"p\"\nanswers = { c = [200] }"), 16, "must be the path of a request"),
         (system(&workspaces.replace("\"c\"", "\"d\"")), 16, "`d` is no identity"),
         (system(&workspaces.replace("\"/c\"", "\"c\"")), 16, "must be the path of a request"),

@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 
 use super::place::Found;
 use super::shape::{Fault, Shape};
-use super::{Condition, Profile, Send, Service, Sidecars, Variable, Volume};
+use super::{Condition, Method, Profile, Send, Service, Sidecars, Variable, Volume};
 
 /// Identities that every service knows: nobody, and somebody with a wrong token.
 pub(super) const ALWAYS: [&str; 2] = ["none", "wrong"];
@@ -175,6 +175,10 @@ fn of_requests(service: &Service, found: &mut Found) {
             answer.json.keys().for_each(|at| pointer(at, found));
         }
     });
+    if !service.probes.is_empty() && !service.probes.iter().any(|probe| probe.waits && probe.identity.is_none()) {
+        let says = "no probe is waited for without an identity: nobody could tell a booting service from a broken one";
+        found.at(["probes".into(), 0.into()], |found| found.say(says));
+    }
     found.each("auth", &service.auth, |found, row| {
         request(service, &row.path, found);
         row.answers.keys().chain(row.drift.keys()).for_each(|identity| knows(&identities, identity, found));
@@ -182,6 +186,9 @@ fn of_requests(service: &Service, found: &mut Found) {
             found.say(format!("the row `{}` expects no status", row.path));
         }
         row.answers.values().chain(row.drift.values()).for_each(|some| statuses(some, found));
+        if row.body.is_some() && row.method != Method::Post {
+            found.say(format!("the row `{}` has a `body`, which goes with `POST` alone", row.path));
+        }
     });
 }
 
@@ -210,7 +217,7 @@ fn of_system(service: &Service, found: &mut Found) {
         found.at(["whoami".into()], |found| {
             knows(&identities, &whoami.identity, found);
             request(service, &whoami.path, found);
-            pointer(&whoami.sha256_at, found);
+            [&whoami.sha256_at].into_iter().chain(&whoami.scope_at).for_each(|at| pointer(at, found));
         });
     }
     if let Some(facts) = &service.facts {

@@ -17,6 +17,7 @@ struct Who {
     is_host: bool,
     /// Protected end points are open.
     anyone: bool,
+    viewers_write: bool,
 }
 
 fn send(status: &str, body: &Value) -> Reply {
@@ -49,7 +50,7 @@ impl Who {
     fn writer(&self) -> Result<(), Reply> {
         self.client()?;
         match self.scope_name() {
-            "viewer" => Err(send(
+            "viewer" if !self.viewers_write => Err(send(
                 "403 Forbidden",
                 &json!({ "code": "forbidden", "message": "Insufficient token scope",
                          "details": { "required": "collaborator", "scope": "viewer" } }),
@@ -157,6 +158,10 @@ impl State {
             ("GET", ["approvals"]) => {
                 who.host(&["owner"])?;
                 ok(&json!({ "items": [] }))
+            }
+            ("POST", ["approvals", _]) => {
+                who.host(&["owner"])?;
+                refuse("404 Not Found", "approval_not_found", "Approval not found")
             }
             ("GET", ["env"] | ["env", "keys"]) if version.is_new() => {
                 // Not even an owner may know what is in there.
@@ -309,6 +314,11 @@ impl State {
                 if inner.faults.read_only {
                     return Err(read_only());
                 }
+                let is_form =
+                    request.headers.get("content-type").is_some_and(|kind| kind.starts_with("multipart/form-data"));
+                if !is_form {
+                    return Err(refuse("400 Bad Request", "invalid_payload", "A form with a file is expected"));
+                }
                 self.upload(who, &id, &path, body)
             }
             ("GET", ["sessions"]) if version.is_new() => {
@@ -365,7 +375,7 @@ impl State {
         body: &[u8],
     ) -> Result<Reply, Reply> {
         who.client()?;
-        if request.method != "GET" && who.scope_name() == "viewer" {
+        if request.method != "GET" && who.scope_name() == "viewer" && !who.viewers_write {
             return Err(refuse("403 Forbidden", "forbidden", "Viewer tokens are read-only"));
         }
         let path = inner.authorized(id.unwrap_or_default())?;
@@ -410,8 +420,10 @@ impl Inner {
                 (scope.clone(), scope.unwrap_or_else(|| "wrong".to_owned()))
             }
         };
+        let scope = scope.map(|scope| if self.faults.one_scope { "collaborator".to_owned() } else { scope });
         let scope = scope.map(|scope| (scope, hash(bearer.unwrap_or_default())));
-        (Who { scope, is_host, anyone: self.faults.open }, name)
+        let (anyone, viewers_write) = (self.faults.open, self.faults.viewers_write);
+        (Who { scope, is_host, anyone, viewers_write }, name)
     }
 
     /// The path of a workspace that may be used.

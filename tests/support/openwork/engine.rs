@@ -115,6 +115,9 @@ impl Memory {
             }
             ("POST", ["session"]) => {
                 let asked: Value = serde_json::from_slice(body).unwrap_or_default();
+                if !asked["title"].is_null() && !asked["title"].is_string() {
+                    return json(400, &json!({ "name": "BadRequest", "data": { "message": "title" } }));
+                }
                 let title = asked["title"].as_str().unwrap_or("New session");
                 json(200, &self.add(&format!("ses_{}", random_hex(13)), title, directory))
             }

@@ -8,6 +8,7 @@
 mod answers;
 pub mod engine;
 pub mod recorded;
+pub mod table;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -85,6 +86,10 @@ pub struct Faults {
     pub read_only: bool,
     /// A later version, in which collaborators list tokens.
     pub drift: bool,
+    /// Viewers may write.
+    pub viewers_write: bool,
+    /// Every token that was made is taken for one of a collaborator.
+    pub one_scope: bool,
 }
 
 /// A token that was made for somebody. The file has its hash only.

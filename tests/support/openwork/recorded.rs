@@ -42,8 +42,6 @@ pub struct Row {
     /// By column.
     pub status: Vec<u16>,
     pub body: Vec<Option<String>>,
-    /// True if the row was recorded with a file in a form.
-    pub is_upload: bool,
 }
 
 /// All recordings that are at hand: all of them, or none with a word on stderr.
@@ -70,7 +68,7 @@ impl Recording {
     /// A table of statuses, then a section with the bodies of each row, in the same order.
     fn read(version: Version, text: &str) -> Self {
         let mut table = text.lines().filter(|line| line.starts_with('|')).map(cells);
-        let columns = table.next().expect("a table").split_off(1);
+        let columns = table.next().expect("a table").split_off(1).iter().map(|name| who(name)).collect::<Vec<_>>();
         let mut sections = text.split("\n### ").skip(1);
         let rows = table.skip(1).map(|row| {
             let section = sections.next().expect("a section for each row");
@@ -85,6 +83,17 @@ impl Recording {
     }
 }
 
+/// What a column is called here.
+fn who(recorded: &str) -> String {
+    match recorded {
+        "host-hdr" => "host",
+        "client+hosthdr" => "client+host",
+        "collab" => "collaborator",
+        same => same,
+    }
+    .to_owned()
+}
+
 fn cells(line: &str) -> Vec<String> {
     line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
 }
@@ -92,20 +101,20 @@ fn cells(line: &str) -> Vec<String> {
 impl Row {
     fn read(cells: &[String], section: &str, columns: &[String]) -> Self {
         let (method, path) = cells[0].split_once(' ').expect("a method and a path");
-        let is_upload = method == "POSTMP";
-        let method = if is_upload { "POST" } else { method };
+        // With a file in a form.
+        let method = if method == "POSTMP" { "POST" } else { method };
         let status: Vec<u16> = cells[1..].iter().map(|cell| cell.parse().expect("a status")).collect();
         let mut body = vec![None; columns.len()];
         for line in section.lines().filter_map(|line| line.strip_prefix("- `")) {
             let (said, rest) = line.split_once("` [").expect("a status");
-            let (who, text) = rest.split_once("]: ").expect("who asked");
-            for name in who.split(", ") {
-                let at = columns.iter().position(|column| column == name).expect("a column");
+            let (names, text) = rest.split_once("]: ").expect("who asked");
+            for name in names.split(", ").map(who) {
+                let at = columns.iter().position(|column| *column == name).expect("a column");
                 assert_eq!(said.parse(), Ok(status[at]), "{section}");
                 body[at] = Some(text.trim_matches('`').to_owned());
             }
         }
-        Self { method: method.to_owned(), path: path.to_owned(), status, body, is_upload }
+        Self { method: method.to_owned(), path: path.to_owned(), status, body }
     }
 
     /// The path of a request: `id` in the place of the workspace's, `session` in those of sessions.
@@ -210,6 +219,12 @@ impl Recording {
         let parts: Vec<&str> = known.split('/').collect();
         let Some(row) = self.rows.iter().find(|row| row.fits(&request.method, known, &id)) else {
             return match (request.method.as_str(), parts.as_slice()) {
+                // One of a list is guarded as the list is.
+                ("DELETE" | "POST", ["", list @ ("tokens" | "approvals"), _])
+                    if self.status("GET", &format!("/{list}"), at) != 200 =>
+                {
+                    reply(401, &json!({ "code": "unauthorized", "message": "Invalid host token" }))
+                }
                 ("DELETE", ["", "tokens", token]) => {
                     let before = made.tokens.len();
                     made.tokens.retain(|(_, _, id)| id != token);
@@ -233,9 +248,8 @@ impl Recording {
                 ("POST", "tokens") => {
                     let asked: Value = serde_json::from_slice(body).unwrap_or_default();
                     let scope = asked["scope"].as_str().unwrap_or("viewer");
-                    let column = if scope == "collaborator" { "collab" } else { scope };
                     let (secret, id) = (format!("owt_{}", random_hex(16)), random_hex(16));
-                    made.tokens.push((secret.clone(), column.to_owned(), id.clone()));
+                    made.tokens.push((secret.clone(), scope.to_owned(), id.clone()));
                     (value["id"], value["token"], value["scope"]) = (json!(id), json!(secret), json!(scope));
                     value["label"] = asked["label"].clone();
                 }
@@ -254,6 +268,11 @@ impl Recording {
             }
         }
         reply(status, &value)
+    }
+
+    fn status(&self, method: &str, path: &str, column: usize) -> u16 {
+        let row = self.rows.iter().find(|row| row.method == method && row.path == path);
+        row.unwrap_or_else(|| panic!("{method} {path} was not recorded")).status[column]
     }
 
     /// What was taken out of the recording, or follows from what was: the id of the path, and the hash of the token.
@@ -277,9 +296,9 @@ impl Recording {
 fn column_of(request: &Request, bearer: Option<&str>, made: &Made) -> String {
     let is_host = request.headers.get("x-openwork-host-token").is_some_and(|value| value == HOST);
     let name = match bearer {
-        Some(CLIENT) if is_host => "client+hosthdr",
+        Some(CLIENT) if is_host => "client+host",
         Some(CLIENT) => "client",
-        _ if is_host => "host-hdr",
+        _ if is_host => "host",
         None => "none",
         Some(HOST) => "host-as-bearer",
         Some(other) => {
