@@ -31,8 +31,8 @@ seaweedfs=4.48
 rclone=1.75.2
 # The newest that runs on Node.js 20.
 azurite=3.35.0
-# The engine of OpenWork: one that keeps sessions as the first SQLite versions did, and a current one.
-opencode='1.2.20 1.18.33'
+# The engine of OpenWork: the last that keeps sessions as files, one that keeps them as the first SQLite versions did, and a current one.
+opencode='1.1.65 1.2.20 1.18.33'
 
 fail() {
     printf 'install-tools: %s\n' "$*" >&2

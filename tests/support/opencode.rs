@@ -13,6 +13,8 @@ use crate::support::ask::{Answer, try_ask};
 use crate::support::daemon::{Daemon, random_hex, tool};
 use crate::support::{TestDir, wait_for};
 
+/// The last version that keeps sessions as files.
+pub const OLDEST: &str = "1.1.65";
 /// A version of the first line that keeps sessions in SQLite, and a current one.
 pub const OLD: &str = "1.2.20";
 pub const NEW: &str = "1.18.33";
