@@ -11,6 +11,8 @@ mod deployment;
 mod opencode;
 #[path = "support/openwork/mod.rs"]
 mod openwork;
+#[path = "support/openwork_process.rs"]
+mod openwork_process;
 #[path = "support/stub_store.rs"]
 mod stub_store;
 #[path = "support/verifier.rs"]
@@ -24,48 +26,69 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deployment::{Deployment, Ends, facts, sessions};
-use opencode::{NEW, OLD, OpenCode, USER};
-use openwork::{CLIENT, Engine, Minted, OpenWork, Version};
+use opencode::{Home, NEW, OLD, OpenCode};
+use openwork::{CLIENT, Minted, Version};
+use openwork_process::Process;
 use serde_json::json;
 use support::opsctl::{Done, run, url};
 use support::tree::{Tree, assert_equal};
 use support::wait_for;
 use verifier::{Verified, verified};
 
-/// A deployment that is in use: a server in front of a real OpenCode.
+/// A deployment that is in use: a server in front of a real OpenCode, both processes of their own.
 struct Running {
     it: Deployment,
     engine: &'static str,
-    server: OpenWork,
+    version: Version,
     real: Option<OpenCode>,
+    server: Option<Process>,
 }
 
 impl Running {
     fn boot(engine: &'static str, version: Version) -> Self {
-        let it = Deployment::new();
-        let real = OpenCode::start(engine, &it.workspace(), &it.home());
-        let server = OpenWork::boot(version, &it.bench.tree, Engine::real(real.port, USER, &real.password));
-        Self { it, engine, server, real: Some(real) }
+        let mut running = Self { it: Deployment::new(), engine, version, real: None, server: None };
+        running.boot_again();
+        running
+    }
+
+    fn server(&self) -> &Process {
+        self.server.as_ref().expect("it runs")
     }
 
     fn stop(&mut self) {
         self.real.take().expect("it runs").stop();
+        self.server.take().expect("it runs").stop();
     }
 
     /// A new container with this volume: HOME is empty.
     fn boot_again(&mut self) {
-        let real = OpenCode::start(self.engine, &self.it.workspace(), &self.it.home());
-        self.server.reboot(Some(Engine::real(real.port, USER, &real.password)));
+        let home = self.it.home();
+        self.boot_at(&home);
+    }
+
+    /// The same with the durable folders of OpenCode elsewhere.
+    fn boot_at(&mut self, home: &Home) {
+        let real = OpenCode::start(self.engine, &self.it.workspace(), home);
+        self.server = Some(Process::start(self.version, &self.it.bench.tree, (&real.url(), &real.password)));
         self.real = Some(real);
+    }
+
+    /// The server comes up on what the incident has left, and its engine does not.
+    fn incident(&mut self) {
+        let real = self.real.as_ref().expect("it runs");
+        let engine = (real.url(), real.password.clone());
+        self.stop();
+        destroy(&self.it);
+        self.server = Some(Process::start(self.version, &self.it.bench.tree, (&engine.0, &engine.1)));
     }
 
     /// A session with so many messages, made by HTTP as a user's client does.
     fn use_it(&self, title: &str, messages: usize) -> String {
-        let path = format!("/w/{}/opencode/session", self.server.workspace_id());
+        let path = format!("/w/{}/opencode/session", self.server().workspace_id());
         let post = |path: &str, body: serde_json::Value| {
             let bearer = format!("Bearer {CLIENT}");
             let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
-            self.server.ask("POST", path, &headers, body.to_string().as_bytes()).is(200).json()
+            self.server().ask("POST", path, &headers, body.to_string().as_bytes()).is(200).json()
         };
         let made = post(&path, json!({ "title": title }));
         let id = made["id"].as_str().unwrap().to_owned();
@@ -79,18 +102,18 @@ impl Running {
     /// Sessions and their messages, as the service tells them.
     fn told(&self) -> BTreeMap<String, u64> {
         let count = |id: &str| {
-            let path = format!("/w/{}/opencode/session/{id}/message", self.server.workspace_id());
-            self.server.get(&path).as_array().unwrap().len() as u64
+            let path = format!("/w/{}/opencode/session/{id}/message", self.server().workspace_id());
+            self.server().get(&path).as_array().unwrap().len() as u64
         };
-        self.server.sessions().into_iter().map(|id| (id.clone(), count(&id))).collect()
+        self.server().sessions().into_iter().map(|id| (id.clone(), count(&id))).collect()
     }
 
     /// What somebody who has only the URL, the tokens and the store can know.
     fn verify(&self, snapshot: &str) -> Verified {
-        let mut env = self.server.env();
+        let mut env = self.server().env();
         env.push(("OPSCTL_STORE", url(&self.it.bench.store)));
         env.push(("OPSCTL_IDENTITY_FILE", self.it.bench.identity.display().to_string()));
-        verified(&self.server.url(), &env, &["--against", snapshot, "--write-probe", "--create-probe-tokens"])
+        verified(&self.server().url(), &env, &["--against", snapshot, "--write-probe", "--create-probe-tokens"])
     }
 
     fn restore(&self, snapshot: &str) -> Done {
@@ -111,7 +134,7 @@ struct Kept {
 
 impl Kept {
     fn of(running: &Running) -> Self {
-        let server = &running.server;
+        let server = running.server();
         let person = server.mint("viewer", "of a person");
         server.upload("report.txt", "hello");
         let (workspace, last_audit) = (server.workspace_id(), Self::last_audit(running));
@@ -119,12 +142,13 @@ impl Kept {
     }
 
     fn last_audit(running: &Running) -> serde_json::Value {
-        running.server.get(&format!("/workspace/{}/audit?limit=1", running.server.workspace_id()))["items"][0].clone()
+        running.server().get(&format!("/workspace/{}/audit?limit=1", running.server().workspace_id()))["items"][0]
+            .clone()
     }
 
     #[track_caller]
     fn is_there(&self, running: &Running) {
-        let server = &running.server;
+        let server = running.server();
         let person = format!("Bearer {}", self.person.secret);
         let who = server.ask("GET", "/whoami", &[("Authorization", &person)], b"").is(200).json();
         assert_eq!(who["actor"]["scope"], "viewer");
@@ -137,15 +161,15 @@ impl Kept {
 }
 
 /// What the incident leaves: a database of something else beside the log of the old one, half a list of tokens, an empty workspace.
-fn destroy(running: &Running) {
-    let database = running.it.home().database();
+fn destroy(it: &Deployment) {
+    let database = it.home().database();
     assert!(database.with_extension("db-wal").exists(), "OpenCode leaves its log behind");
     std::fs::write(&database, "overwritten").unwrap();
-    let tokens = running.server.tokens_file();
+    let tokens = it.bench.tree.join("openwork-server/tokens.json");
     let text = std::fs::read(&tokens).unwrap();
     std::fs::write(&tokens, &text[..text.len() / 3]).unwrap();
     for gone in ["workspace", "openwork-orchestrator"] {
-        std::fs::remove_dir_all(running.it.bench.tree.join(gone)).unwrap();
+        std::fs::remove_dir_all(it.bench.tree.join(gone)).unwrap();
     }
 }
 
@@ -178,13 +202,12 @@ fn mission(engine: &'static str, version: Version) {
     assert_eq!(sessions(&running.it.facts()).messages, told, "the facts are what the service tells");
     // Work that no snapshot has, so that the log at the time of the incident is another one.
     let late = running.use_it("after the last snapshot", 5);
-    running.stop();
-    destroy(&running);
-    running.server.reboot(None);
-    assert!(running.server.get("/health")["ok"] == true, "the health of the server says nothing about all this");
+    running.incident();
+    assert!(running.server().get("/health")["ok"] == true, "the health of the server says nothing about all this");
     let lost = running.verify(last.id()).is("failed");
     assert_eq!((lost.status("health"), lost.status("sessions.against")), ("ok", "failed"));
 
+    running.server.take().expect("it runs").stop();
     running.restore(last.id());
     running.boot_again();
     assert_eq!(running.told(), told, "every session with every message");
@@ -243,20 +266,18 @@ fn only_the_volume_restored_while_sessions_were_elsewhere_is_known_before_the_in
     let elsewhere: PathBuf = it.bench.dir.join("container");
     it.env.retain(|(name, _)| *name != "XDG_DATA_HOME");
     it.env.push(("HOME", elsewhere.display().to_string()));
-    let home = opencode::Home(elsewhere.join(".local"));
-    let real = OpenCode::start(NEW, &it.workspace(), &home);
-    let server = OpenWork::boot(Version::V0_18_16, &it.bench.tree, Engine::real(real.port, USER, &real.password));
-    real.create("lost with the container");
-    let done = it.take();
+    let mut running = Running { it, engine: NEW, version: Version::V0_18_16, real: None, server: None };
+    running.boot_at(&Home(elsewhere.join(".local")));
+    running.use_it("lost with the container", 1);
+    let done = running.it.take();
     assert!(done.warning("sessions: not captured").contains("XDG_DATA_HOME=/data/xdg/share keeps them inside"));
-    real.stop();
+    running.stop();
     // A new container: every end point is well, and there is no session.
-    let real = OpenCode::start(NEW, &it.workspace(), &opencode::Home(it.bench.dir.join("new/.local")));
-    server.reboot(Some(Engine::real(real.port, USER, &real.password)));
-    server.ask("GET", "/health", &[], b"").is(200);
-    assert_eq!(server.sessions(), [] as [String; 0]);
-    assert!(it.facts().sessions.reason().is_some());
-    let running = Running { it, engine: NEW, server, real: Some(real) };
+    let new = Home(running.it.bench.dir.join("new/.local"));
+    running.boot_at(&new);
+    running.server().ask("GET", "/health", &[], b"").is(200);
+    assert_eq!(running.server().sessions(), [] as [String; 0]);
+    assert!(running.it.facts().sessions.reason().is_some());
     let verified = running.verify("latest").is("inconclusive");
     assert_eq!(verified.status("sessions.against"), "skipped", "nobody can know, and that is no success");
 }

@@ -140,7 +140,7 @@ fn pitfall_1_a_copy_of_the_database_alone_is_whole_for_sqlite_and_lacks_the_newe
 
         let engine = OpenCode::start(version, &it.workspace(), &naive);
         behind(&work, &engine);
-        assert_eq!(engine.sessions(), [id.clone()]);
+        assert_eq!(engine.sessions(), std::slice::from_ref(&id));
         let done = against(&it, &work, taken.id()).failed(&["sessions.against"]);
         assert_eq!(done.detail("sessions.against"), format!("{id} has 1 messages where 32 were captured"));
         engine.stop();

@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+pub use super::random::{random, random_hex};
 use super::{TestDir, stop_within};
 
 /// A running server. Dropping it stops the process; so does the kernel when the test process is killed.
@@ -133,16 +134,4 @@ pub fn http(
     let answer = String::from_utf8_lossy(&answer);
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
     status.ok_or_else(|| std::io::Error::other(format!("not an HTTP answer: {}", answer.escape_debug())))
-}
-
-/// Random hex digits for a key.
-pub fn random_hex(bytes: usize) -> String {
-    random(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Random bytes for a key.
-pub fn random(bytes: usize) -> Vec<u8> {
-    let mut random = vec![0_u8; bytes];
-    File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut random)).expect("read /dev/urandom");
-    random
 }

@@ -9,6 +9,7 @@ pub mod azurite;
 pub mod daemon;
 pub mod objects;
 pub mod opsctl;
+pub mod random;
 pub mod rclone;
 pub mod seaweed;
 pub mod tree;

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::support::ask::{Answer, try_ask};
-use crate::support::daemon::random_hex;
+use crate::support::random::random_hex;
 
 /// OpenCode lists so many sessions unless it is asked for more.
 const DEFAULT_LIMIT: usize = 100;

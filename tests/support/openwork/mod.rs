@@ -10,6 +10,7 @@ pub mod engine;
 pub mod recorded;
 pub mod table;
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -19,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::stub_store::{Body, Gate, Reply, Request, Server};
 use crate::support::ask::{Answer, ask};
-use crate::support::daemon::random_hex;
+use crate::support::random::random_hex;
 
 pub use engine::Engine;
 
@@ -120,9 +121,17 @@ pub struct Setup {
     pub engine: Engine,
 }
 
+/// Whoever has the URL and the tokens of a server, and sees its volume.
+#[derive(Clone, Debug)]
+pub struct Client {
+    url: String,
+    data: PathBuf,
+}
+
 /// The running server. Dropping it ends it.
 pub struct OpenWork {
-    server: Server,
+    _server: Server,
+    client: Client,
     state: Arc<State>,
     /// Lets bytes of slow answers through.
     pub gate: Gate,
@@ -157,7 +166,8 @@ impl OpenWork {
         let state = Arc::new(State { setup, gate: gate.clone(), inner: Mutex::new(inner) });
         let answers = state.clone();
         let server = Server::start(move |request, body| answers.answer(request, body));
-        Self { server, state, gate }
+        let client = Client::new(format!("http://127.0.0.1:{}", server.port), &state.setup.data);
+        Self { _server: server, client, state, gate }
     }
 
     /// Boots again on what is on the disk, as `engine` if that has changed.
@@ -177,28 +187,6 @@ impl OpenWork {
         change(&mut self.state.inner.lock().unwrap().faults);
     }
 
-    pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.server.port)
-    }
-
-    /// The variables that the deployment has.
-    pub fn env(&self) -> Vec<(&'static str, String)> {
-        let workspace = self.workspace().display().to_string();
-        vec![("OPENWORK_TOKEN", CLIENT.into()), ("OPENWORK_HOST_TOKEN", HOST.into()), ("OPENWORK_WORKSPACE", workspace)]
-    }
-
-    pub fn workspace(&self) -> PathBuf {
-        self.state.setup.data.join("workspace")
-    }
-
-    pub fn workspace_id(&self) -> String {
-        workspace_id(&self.workspace())
-    }
-
-    pub fn tokens_file(&self) -> PathBuf {
-        tokens_file(&self.state.setup.data)
-    }
-
     /// The requests so far: `GET /path identity`, the query included.
     pub fn seen(&self) -> Vec<String> {
         self.state.inner.lock().unwrap().seen.clone()
@@ -208,6 +196,42 @@ impl OpenWork {
     pub fn mint(&self, scope: &str, label: &str) -> Minted {
         let mut inner = self.state.inner.lock().unwrap();
         inner.mint(&self.state.setup.data, scope, Some(label))
+    }
+}
+
+impl Deref for OpenWork {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Client {
+    pub fn new(url: String, data: &Path) -> Self {
+        Self { url, data: data.to_owned() }
+    }
+
+    pub fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    /// The variables that the deployment has.
+    pub fn env(&self) -> Vec<(&'static str, String)> {
+        let workspace = self.workspace().display().to_string();
+        vec![("OPENWORK_TOKEN", CLIENT.into()), ("OPENWORK_HOST_TOKEN", HOST.into()), ("OPENWORK_WORKSPACE", workspace)]
+    }
+
+    pub fn workspace(&self) -> PathBuf {
+        self.data.join("workspace")
+    }
+
+    pub fn workspace_id(&self) -> String {
+        workspace_id(&self.workspace())
+    }
+
+    pub fn tokens_file(&self) -> PathBuf {
+        tokens_file(&self.data)
     }
 
     /// Asks it something; `headers` as they are.

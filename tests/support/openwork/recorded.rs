@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{CLIENT, HOST, Version, hash, workspace_id};
 use crate::stub_store::{Reply, Request, Server};
-use crate::support::daemon::random_hex;
+use crate::support::random::random_hex;
 
 /// The workspace of the recorded servers.
 pub const WORKSPACE: &str = "/srv/data/workspace";
