@@ -150,7 +150,7 @@ fn tokens_of_earlier_runs_are_told_and_left_alone() {
 /// later is answered after `slow`.
 fn hanging_front(
     work: &OpenWork,
-    hangs: impl Fn(&stub_store::Request) -> bool + Send + Sync + 'static,
+    hangs: impl Fn(&Asked) -> bool + Send + Sync + 'static,
     forwards_first: bool,
     slow: Duration,
 ) -> (Server, Arc<AtomicBool>) {
@@ -171,25 +171,43 @@ fn hanging_front(
     (front, hung)
 }
 
+type Asked = stub_store::Request;
+
+fn with_probe_token(request: &Asked) -> bool {
+    request.headers.get("authorization").is_some_and(|value| value.starts_with("Bearer owt_"))
+}
+
+// Only the host makes tokens and only the client sessions: others are asked, too, and are to be refused.
+
+fn is_client(request: &Asked) -> bool {
+    request.headers.get("authorization").is_some_and(|value| *value == format!("Bearer {CLIENT}"))
+}
+
+fn makes_token(request: &Asked) -> bool {
+    let is_host = request.headers.get("x-openwork-host-token").is_some_and(|value| value == HOST);
+    is_host && request.method == "POST" && request.target == "/tokens"
+}
+
+fn makes_session(request: &Asked) -> bool {
+    is_client(request) && request.method == "POST" && request.target.ends_with("/session")
+}
+
+fn reads_session(request: &Asked) -> bool {
+    let is_new = request.target.contains("/session/") && !request.target.contains("ses_00000");
+    is_client(request) && request.method == "GET" && is_new
+}
+
 #[test]
 fn what_was_made_is_removed_when_the_run_is_interrupted() {
-    let with_probe_token = |request: &stub_store::Request| {
-        request.headers.get("authorization").is_some_and(|value| value.starts_with("Bearer owt_"))
-    };
-    let makes_token = |request: &stub_store::Request| request.method == "POST" && request.target == "/tokens";
-    let makes_session =
-        |request: &stub_store::Request| request.method == "POST" && request.target.ends_with("/session");
-    let reads_session = |request: &stub_store::Request| {
-        request.method == "GET" && request.target.contains("/session/") && !request.target.contains("ses_00000")
-    };
     // While a token is used; and where the answer that named what was made never came.
-    type Hangs = fn(&stub_store::Request) -> bool;
+    type Hangs = fn(&Asked) -> bool;
     // So slow that there is time to remove what is known, and for no list before that.
     let (fast, slow) = (Duration::ZERO, Duration::from_millis(1000));
-    let cases: [(&str, Hangs, bool, Duration); 6] = [
+    let cases: [(&str, Hangs, bool, Duration); 7] = [
         ("--create-probe-tokens", with_probe_token, false, fast),
         ("--create-probe-tokens", with_probe_token, false, slow),
         ("--create-probe-tokens", makes_token, true, fast),
+        ("--create-probe-tokens", makes_token, true, slow * 6 / 10),
         ("--write-probe", reads_session, false, fast),
         ("--write-probe", reads_session, false, slow),
         ("--write-probe", makes_session, true, fast),
