@@ -17,7 +17,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use openwork::{CLIENT, Engine, HOST, OpenWork, Version};
+use openwork::{CLIENT, Engine, HOST, OpenWork, Version, forward};
 use stub_store::{Reply, Request, Server};
 use support::opsctl::Guarded;
 use support::{TestDir, wait_for};
@@ -143,15 +143,12 @@ fn a_list_of_sessions_that_is_not_a_list_fails_although_the_answer_is_200() {
     for body in [r#"{"items":[]}"#, "<html>", "null", r#"[{"title":"without an id"}]"#, r#"[{"id":"ses_a""#] {
         let (_dir, work) = site();
         let (inner, id) = (work.url(), work.workspace_id());
-        let front = Server::start(move |request, _| {
-            if request.target.starts_with(&format!("/w/{id}/opencode/session?")) {
-                return json(body);
+        let front = Server::start(move |request, rest| {
+            let is_client = request.headers.get("authorization").is_some_and(|value| value.ends_with(CLIENT));
+            match request.target.starts_with(&format!("/w/{id}/opencode/session?")) && is_client {
+                true => json(body),
+                false => forward(&inner, request, rest),
             }
-            let bearer = request.headers.get("authorization").cloned().unwrap_or_default();
-            let host = request.headers.get("x-openwork-host-token").cloned().unwrap_or_default();
-            let headers = [("Authorization", bearer.as_str()), ("X-OpenWork-Host-Token", host.as_str())];
-            let answer = support::ask::ask("GET", &format!("{inner}{}", request.target), &headers, b"");
-            Reply::Send(format!("{} Forwarded\r\nContent-Type: {}", answer.status, answer.content_type), answer.body)
         });
         let done = verified(&url(&front), &work.env(), &[]).failed(&["sessions"]);
         assert!(done.detail("sessions").contains("not with a list of sessions"), "{}", done.detail("sessions"));
@@ -185,7 +182,7 @@ fn what_an_answer_is_cut_off_in_is_asked_for_again() {
         }
         _ => Reply::Send("401 Unauthorized".to_owned(), Vec::new()),
     });
-    let done = verified(&url(&front), &[], &[]).passed();
+    let done = verified(&url(&front), &[], &[]).is("inconclusive");
     assert_eq!((done.status("ui"), *tries.lock().unwrap()), ("ok", 3));
 }
 
