@@ -23,6 +23,7 @@ mod strike;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use calls::record;
 use left::Left;
@@ -31,6 +32,7 @@ use scene::{Place, Scene};
 use strike::each;
 use support::opsctl::noise;
 use support::tree::{Tree, assert_equal};
+use support::wait_for;
 
 const YES: [&str; 1] = ["--yes"];
 
@@ -57,8 +59,17 @@ impl Left {
     fn place<'s>(&self, scene: &'s Scene) -> Place<'s> {
         let place = scene.empty_place();
         self.make(&place.tree);
+        // A program that another thread has begun to start holds what was open here at that moment, until it runs.
+        wait_for("nobody to hold the tree", Duration::from_secs(60), || (!is_held(&place.tree)).then_some(()));
         place
     }
+}
+
+/// True if a process has something in the tree open.
+fn is_held(tree: &Path) -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let folders = processes.filter_map(|process| std::fs::read_dir(process.path().join("fd")).ok());
+    folders.flatten().flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|open| open.starts_with(tree)))
 }
 
 impl Cuts {
