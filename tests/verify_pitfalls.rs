@@ -94,6 +94,7 @@ fn pitfall_3_an_audit_log_that_ends_before_the_capture_fails() {
             path: site.workspace(),
             last_audit: Some("x".to_owned()),
             last_audit_ms: Some(last),
+            ..Default::default()
         };
         Facts { workspaces: Recorded::Recorded(vec![workspace]), ..site.facts() }
     };

@@ -106,6 +106,10 @@ pub struct WorkspaceFacts {
     /// The time of that entry, in milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_audit_ms: Option<i64>,
+    /// True if only the service's own list names it, the service was not asked, and a variable names another one: a service
+    /// that is started with that one does not look at its list.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_be_hidden: bool,
 }
 
 #[cfg(test)]

@@ -19,12 +19,13 @@ use serde::{Deserialize, Serialize};
 use crate::archive::facts::{Facts, Recorded, SessionFacts, WorkspaceFacts};
 use crate::archive::hash::Hash;
 use crate::archive::path::EntryPath;
+use crate::providers::openwork::Workspace;
 use crate::providers::{opencode, openwork};
 use crate::state::SourceState;
 use crate::{Error, Result};
 
-/// The list of tokens is read as far as this. One token takes about 200 bytes.
-const MAX_TOKENS_FILE: u64 = 8 << 20;
+/// A list of tokens or workspaces is read as far as this. One token takes about 200 bytes.
+const MAX_LIST: u64 = 8 << 20;
 /// Of an audit log this much of its end is read: many entries, each of a few hundred bytes.
 const AUDIT_END: u64 = 64 << 10;
 /// Bytes of the facts, which are one chunk.
@@ -43,12 +44,25 @@ pub struct FactsRequest {
     pub tokens: Asked,
     /// True if the service keeps its tokens in that file and has made none yet: the file is not there.
     pub has_no_tokens: bool,
-    /// The workspace, by its absolute path, or why there is none.
-    pub workspace: Option<Result<PathBuf, String>>,
-    /// The audit log of that workspace.
-    pub audit: Option<EntryPath>,
+    /// The workspaces, if they are wanted.
+    pub workspaces: Option<AskedWorkspaces>,
     /// Versions that the service told.
     pub versions: BTreeMap<String, String>,
+}
+
+/// Where it stands which workspaces there are.
+#[derive(Clone, Debug)]
+pub struct AskedWorkspaces {
+    /// What the running service listed, if it was asked: then nothing else counts.
+    pub told: Option<Vec<Workspace>>,
+    /// The workspace that the contract has, by its absolute path, or why there is none.
+    pub place: Result<PathBuf, String>,
+    /// Whether a variable names that one. Then a service that was started with it does not look at its own list.
+    pub is_named: bool,
+    /// The file with the service's own list.
+    pub list: Asked,
+    /// The folder of the audit logs.
+    pub audit: Option<EntryPath>,
 }
 
 /// Where something is that may be recorded.
@@ -73,11 +87,11 @@ impl Asked {
 }
 
 /// A kind of file that is looked into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
     Sessions,
     Tokens,
+    Workspaces,
     Audit,
 }
 
@@ -87,19 +101,20 @@ pub(super) enum What {
 pub(super) enum Found {
     Sessions(BTreeMap<String, u64>),
     Tokens(Vec<String>),
+    Workspaces(Vec<Workspace>),
     LastAudit(Option<String>, Option<i64>),
     /// Nothing that makes sense, and why.
     Nothing(String),
 }
 
-/// What is remembered of a run: what was found in which content. The hash says whether it still holds.
-type Remembered = BTreeMap<What, (Hash, Found)>;
+/// What is remembered of a run: path → what was found in which content. The hash says whether it still holds.
+type Remembered = BTreeMap<String, (Hash, Found)>;
 
 /// The form of it, with the program that wrote it: another one may look for more.
 #[derive(Serialize, Deserialize)]
 struct RememberedFile {
     program: String,
-    found: Vec<(What, Hash, Found)>,
+    found: Remembered,
 }
 
 const PROGRAM: &str = env!("CARGO_PKG_VERSION");
@@ -117,8 +132,7 @@ impl<'a> Recorder<'a> {
     pub(super) fn new(request: Option<&'a FactsRequest>, state: &SourceState) -> Self {
         let file = request.and_then(|_| state.read(REMEMBERED));
         let file = file.and_then(|bytes| serde_json::from_slice::<RememberedFile>(&bytes).ok());
-        let found = file.filter(|file| file.program == PROGRAM).map(|file| file.found).unwrap_or_default();
-        let remembered = found.into_iter().map(|(what, hash, found)| (what, (hash, found))).collect();
+        let remembered = file.filter(|file| file.program == PROGRAM).map(|file| file.found).unwrap_or_default();
         Self { request, remembered, found: Mutex::default() }
     }
 
@@ -129,39 +143,49 @@ impl<'a> Recorder<'a> {
     /// What is looked for in the file at this path.
     pub(super) fn wanted(&self, path: &EntryPath) -> Option<What> {
         let request = self.request?;
+        let workspaces = request.workspaces.as_ref();
         let places = [
             (What::Sessions, request.sessions.path()),
             (What::Tokens, request.tokens.path()),
-            (What::Audit, request.audit.as_ref()),
+            (What::Workspaces, workspaces.and_then(|asked| asked.list.path())),
         ];
-        places.into_iter().find(|(_, place)| *place == Some(path)).map(|(what, _)| what)
+        let named = places.into_iter().find(|(_, place)| *place == Some(path)).map(|(what, _)| what);
+        let is_audit = || {
+            let (folder, name) = path.split_last()?;
+            let is_log = name.ends_with(b".jsonl") && str::from_utf8(name).is_ok();
+            (is_log && workspaces?.audit.as_ref() == Some(&folder)).then_some(What::Audit)
+        };
+        named.or_else(is_audit)
     }
 
     /// Whether an unchanged file with this content must be read all the same, because nothing is remembered of it.
     pub(super) fn needs(&self, path: &EntryPath, content: Option<Hash>) -> bool {
-        let Some(what) = self.wanted(path) else { return false };
-        match self.remembered.get(&what).filter(|(hash, _)| Some(*hash) == content) {
-            Some((hash, found)) => {
-                self.found().insert(what, (*hash, found.clone()));
+        if self.wanted(path).is_none() {
+            return false;
+        }
+        let path = shown(path);
+        match self.remembered.get(&path).filter(|(hash, _)| Some(*hash) == content) {
+            Some(known) => {
+                self.found().insert(path, known.clone());
                 false
             }
             None => true,
         }
     }
 
-    /// Notes what was found in the content with this hash.
-    pub(super) fn note(&self, what: What, content: Hash, found: Found) {
-        self.found().insert(what, (content, found));
+    /// Notes what was found in the file at this path, with the content of this hash.
+    pub(super) fn note(&self, path: &EntryPath, content: Hash, found: Found) {
+        self.found().insert(shown(path), (content, found));
     }
 
     /// What was found in the file that was asked for, as far as `take` can use it.
-    fn recorded<T>(&self, what: What, asked: &Asked, take: impl FnOnce(Found) -> Option<T>) -> Recorded<T> {
+    fn recorded<T>(&self, asked: &Asked, take: impl FnOnce(Found) -> Option<T>) -> Recorded<T> {
         let path = match asked {
             Asked::No => return Recorded::NotAsked,
             Asked::Elsewhere(reason) => return Recorded::NotCaptured(reason.clone()),
             Asked::At(path) => shown(path),
         };
-        match self.found().get(&what).map(|(_, found)| found.clone()) {
+        match self.found().get(&path).map(|(_, found)| found.clone()) {
             None => Recorded::NotCaptured(format!("{path} is not in the snapshot")),
             Some(Found::Nothing(reason)) => Recorded::NotCaptured(format!("{path}: {reason}")),
             Some(found) => take(found)
@@ -172,32 +196,54 @@ impl<'a> Recorder<'a> {
     /// The facts of the pass so far; `None` if nobody asked.
     pub(super) fn facts(&self) -> Option<Facts> {
         let request = self.request?;
-        let sessions = self.recorded(What::Sessions, &request.sessions, |found| match (found, &request.sessions) {
+        let sessions = self.recorded(&request.sessions, |found| match (found, &request.sessions) {
             (Found::Sessions(messages), Asked::At(path)) => Some(SessionFacts { path: shown(path), messages }),
             _ => None,
         });
-        let tokens = self.recorded(What::Tokens, &request.tokens, |found| match found {
-            Found::Tokens(ids) => Some(ids),
-            _ => None,
-        });
-        let are_none = request.has_no_tokens && !self.found().contains_key(&What::Tokens);
-        let tokens = if are_none { Recorded::Recorded(Vec::new()) } else { tokens };
-        let (last_audit, last_audit_ms) = match self.found().get(&What::Audit) {
-            Some((_, Found::LastAudit(id, ms))) => (id.clone(), *ms),
-            _ => (None, None),
+        let has_tokens = || request.tokens.path().is_some_and(|path| self.found().contains_key(&shown(path)));
+        let tokens = if request.has_no_tokens && !has_tokens() {
+            Recorded::Recorded(Vec::new())
+        } else {
+            self.recorded(&request.tokens, |found| if let Found::Tokens(ids) = found { Some(ids) } else { None })
         };
-        let workspaces = match &request.workspace {
-            None => Recorded::NotAsked,
-            Some(Err(reason)) => Recorded::NotCaptured(reason.clone()),
-            Some(Ok(path)) => Recorded::Recorded(vec![WorkspaceFacts {
-                id: openwork::workspace_id(path),
-                path: path.to_string_lossy().into_owned(),
-                last_audit,
-                last_audit_ms,
-            }]),
-        };
+        let workspaces = request.workspaces.as_ref().map_or(Recorded::NotAsked, |asked| self.workspaces(asked));
         let (service, versions) = (request.service.clone(), request.versions.clone());
         Some(Facts { service, sessions, tokens, workspaces, versions })
+    }
+
+    /// Which workspaces there are: as the service told, else the one that is named, with those of the service's own list.
+    fn workspaces(&self, asked: &AskedWorkspaces) -> Recorded<Vec<WorkspaceFacts>> {
+        if let Some(told) = &asked.told {
+            return Recorded::Recorded(told.iter().map(|one| self.workspace(asked, one, false)).collect());
+        }
+        let list =
+            self.recorded(&asked.list, |found| if let Found::Workspaces(list) = found { Some(list) } else { None });
+        let list = match list {
+            Recorded::Recorded(list) => list,
+            Recorded::NotAsked => Vec::new(),
+            Recorded::NotCaptured(reason) => return Recorded::NotCaptured(reason),
+        };
+        if !list.is_empty() && !asked.is_named {
+            return Recorded::Recorded(list.iter().map(|one| self.workspace(asked, one, false)).collect());
+        }
+        let place = match &asked.place {
+            Ok(path) => Workspace { id: openwork::workspace_id(path), path: path.clone() },
+            Err(reason) => return Recorded::NotCaptured(reason.clone()),
+        };
+        let others = list.iter().filter(|one| one.id != place.id && one.path != place.path);
+        let others = others.map(|one| self.workspace(asked, one, true));
+        Recorded::Recorded(std::iter::once(self.workspace(asked, &place, false)).chain(others).collect())
+    }
+
+    fn workspace(&self, asked: &AskedWorkspaces, of: &Workspace, may_be_hidden: bool) -> WorkspaceFacts {
+        let log = asked.audit.as_ref().and_then(|folder| folder.join(format!("{}.jsonl", of.id).as_bytes()).ok());
+        let last = log.and_then(|log| self.found().get(&shown(&log)).map(|(_, found)| found.clone()));
+        let (last_audit, last_audit_ms) = match last {
+            Some(Found::LastAudit(id, ms)) => (id, ms),
+            _ => (None, None),
+        };
+        let (id, path) = (of.id.clone(), of.path.to_string_lossy().into_owned());
+        WorkspaceFacts { id, path, last_audit, last_audit_ms, may_be_hidden }
     }
 
     /// Remembers what was found, for the next run.
@@ -208,8 +254,7 @@ impl<'a> Recorder<'a> {
         if *self.found() == self.remembered {
             return Ok(());
         }
-        let found = self.found().iter().map(|(what, (hash, found))| (*what, *hash, found.clone())).collect();
-        let file = RememberedFile { program: PROGRAM.to_owned(), found };
+        let file = RememberedFile { program: PROGRAM.to_owned(), found: self.found().clone() };
         state.write(REMEMBERED, &serde_json::to_vec(&file).map_err(std::io::Error::from)?)
     }
 }
@@ -243,7 +288,7 @@ pub(super) fn in_database(what: What, db: &Connection) -> Found {
             Ok(sessions) => Found::Sessions(sessions),
             Err(error) => Found::Nothing(error.to_string()),
         },
-        What::Tokens | What::Audit => Found::Nothing("it is a database".to_owned()),
+        What::Tokens | What::Workspaces | What::Audit => Found::Nothing("it is a database".to_owned()),
     }
 }
 
@@ -253,13 +298,14 @@ pub(super) fn in_file(what: What, file: &mut File) -> Found {
         let mut bytes = Vec::new();
         Ok(match what {
             What::Sessions => Found::Nothing("it is no SQLite database".to_owned()),
-            What::Tokens => {
+            What::Tokens | What::Workspaces => {
                 file.seek(SeekFrom::Start(0))?;
-                file.take(MAX_TOKENS_FILE).read_to_end(&mut bytes)?;
-                match openwork::token_ids(&bytes) {
-                    Ok(ids) => Found::Tokens(ids),
-                    Err(error) => Found::Nothing(error.to_string()),
-                }
+                file.take(MAX_LIST).read_to_end(&mut bytes)?;
+                let found = match what {
+                    What::Workspaces => openwork::workspaces(&bytes).map(Found::Workspaces),
+                    _ => openwork::token_ids(&bytes).map(Found::Tokens),
+                };
+                found.unwrap_or_else(|error| Found::Nothing(error.to_string()))
             }
             What::Audit => {
                 let size = file.metadata()?.len();

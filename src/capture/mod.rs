@@ -28,7 +28,7 @@ mod view;
 mod walk;
 
 pub use draft::{Problem, ProblemKind};
-pub use facts::{Asked, FactsRequest};
+pub use facts::{Asked, AskedWorkspaces, FactsRequest};
 pub use host_keys::{HostConfig, HostKeys};
 pub use plan::{Plan, plan};
 pub use snapshot::{Outcome, SnapshotRequest, snapshot};

@@ -21,7 +21,7 @@ use rusqlite::Connection;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::facts::{Found, Recorder, What, in_database, in_file};
+use super::facts::{Found, Recorder, in_database, in_file};
 use super::look::look;
 use super::metadata::{MetadataError, read_metadata};
 use super::sqlite::{self, CaptureError};
@@ -123,7 +123,7 @@ struct Content {
     holes: Vec<(u64, u64)>,
     database: Option<Database>,
     /// What is to be recorded of it.
-    found: Option<(What, Found)>,
+    found: Option<Found>,
     bytes: u64,
 }
 
@@ -183,10 +183,10 @@ impl<'a> FileReader<'a> {
             if !at_rest && !last {
                 continue;
             }
-            if let Some((what, found)) = content.found {
+            if let Some(found) = content.found {
                 let found =
                     if at_rest { found } else { Found::Nothing("it was changing while it was read".to_owned()) };
-                self.facts.note(what, content.sha256, found);
+                self.facts.note(&job.path, content.sha256, found);
             }
             let mut entry = Entry::new(job.path.clone(), Kind::File);
             if let Err(e) = describe(&mut entry, job.dir.as_fd(), &job.name, &before, Some(file.as_fd())) {
@@ -212,7 +212,7 @@ impl<'a> FileReader<'a> {
     /// The same with what is to be recorded of a file that is no database.
     fn with_found(&self, job: &ReadJob, file: &mut File, content: Content) -> Content {
         let what = self.facts.wanted(&job.path).filter(|_| content.database.is_none());
-        Content { found: what.map(|what| (what, in_file(what, file))).or(content.found), ..content }
+        Content { found: what.map(|what| in_file(what, file)).or(content.found), ..content }
     }
 
     /// The entry of a file without content; its metadata as far as they can be had.
@@ -332,7 +332,7 @@ impl<'a> FileReader<'a> {
         let stopped = || self.stop.is_stopped();
         let (name, what) = (OsStr::from_bytes(&job.name), self.facts.wanted(&job.path));
         let mut found = None;
-        let mut look = |db: &Connection| found = what.map(|what| (what, in_database(what, db)));
+        let mut look = |db: &Connection| found = what.map(|what| in_database(what, db));
         let look: Option<sqlite::Look<'_>> = if what.is_some() { Some(&mut look) } else { None };
         let captured = sqlite::capture(job.dir.as_fd(), name, &self.scratch, &stopped, look);
         let mut captured = captured.map_err(|e| match e {

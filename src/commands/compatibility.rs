@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Session;
 use super::restore::RestoreArgs;
-use crate::providers::service;
+use crate::providers::{address::Address, service};
 use crate::repository::Snapshot;
 use crate::{Error, ExitCode, Result, ui};
 
@@ -101,7 +101,8 @@ pub(super) fn compatibility(
 /// What the running service says; nothing where nobody asks, or during an incident where it does not answer.
 fn running(args: &RestoreArgs, session: &Session<'_>) -> Result<BTreeMap<String, String>> {
     let Some(url) = &args.service_url else { return Ok(BTreeMap::new()) };
-    match session.block(service::versions(url)) {
+    let address = Address::parse(url, "--service-url")?;
+    match session.block(service::versions(&address)) {
         Err(error) if error.code() == ExitCode::Failed => {
             ui::warn(format!("the versions of the service are not compared: {}", error.full_message()));
             Ok(BTreeMap::new())

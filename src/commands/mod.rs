@@ -27,6 +27,7 @@ mod same_options;
 mod show;
 mod snapshot;
 mod snapshot_facts;
+mod snapshot_service;
 mod unfinished;
 mod verify;
 

@@ -6,21 +6,19 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Session, snapshot_facts};
+use super::{Session, snapshot_facts, snapshot_service};
 use crate::archive::manifest::Excluded;
 use crate::archive::path::EntryPath;
 use crate::archive::receipt::{ProfileRef, Status};
 use crate::archive::signature::SigningKey;
 use crate::capture::{self, HostConfig, Outcome, Plan, ProblemKind, SnapshotRequest, WalkOptions};
 use crate::config::args::{RecipientArgs, SigningKeyArgs, SnapshotTuningArgs};
-use crate::config::profile::Service;
 use crate::filter::Patterns;
-use crate::providers::service;
 use crate::providers::store::{Store, StoreStats};
 use crate::restore::in_place::refuse_unfinished;
 use crate::state::index::Rekey;
 use crate::ui::{self, Output};
-use crate::{Context as _, Error, ExitCode, Result};
+use crate::{Error, ExitCode, Result};
 
 /// Capture a folder into the store
 ///
@@ -58,8 +56,8 @@ pub struct SnapshotArgs {
     /// Also capture other file systems mounted below the folder
     #[arg(long)]
     cross_file_systems: bool,
-    /// Ask the running service for its versions and record them; also for that of its engine, if the
-    /// variable of the profile has the token for it
+    /// Ask the running service for its versions and record them; also for that of its engine and for the
+    /// workspaces that it serves, if the variable of the profile has the token for it
     #[arg(long, value_name = "URL")]
     service_url: Option<String>,
     /// Say what would be read and stored, store nothing
@@ -178,9 +176,9 @@ pub(super) fn run(args: &SnapshotArgs, session: &Session<'_>, out: &mut Output) 
     let excluded = Excluded { globs: exclude.texts().to_vec(), recoverable: recoverable.clone() };
     let pins = settings.trusted_signers.value.iter().map(|s| Ok(s.parse()?)).collect::<Result<_>>()?;
     let max_rekey = settings.snapshot.max_rekey_size.value;
-    let versions = versions(args, session, snapshot_facts::service(profile, &volume))?;
+    let told = snapshot_service::told(args.service_url.as_deref(), session, snapshot_facts::service(profile, &volume))?;
     let value_of = |name: &str| session.environment.get(name);
-    let facts = snapshot_facts::request(profile, &volume, &root, versions.as_ref(), &value_of);
+    let facts = snapshot_facts::request(profile, &volume, &root, &told, &value_of);
     let progress = crate::cli::progress(settings);
     let bar = progress.start("reading", None);
     let request = SnapshotRequest {
@@ -206,7 +204,7 @@ pub(super) fn run(args: &SnapshotArgs, session: &Session<'_>, out: &mut Output) 
         excluded,
         tags,
         profile: Some(ProfileRef { name: profile.name.clone(), contract_version: profile.contract_version.clone() }),
-        versions,
+        versions: told.versions,
         facts,
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         upload_concurrency: settings.snapshot.upload_concurrency.value.into(),
@@ -268,38 +266,6 @@ fn store_directory(store: &Store) -> Option<(u64, u64)> {
     let url = store.location().to_string();
     let metadata = std::fs::metadata(url.strip_prefix("file://")?).ok()?;
     Some((metadata.dev(), metadata.ino()))
-}
-
-/// The versions that the service tells. A service that does not answer is no reason to go without a backup.
-fn versions(
-    args: &SnapshotArgs,
-    session: &Session<'_>,
-    service: Option<&Service>,
-) -> Result<Option<BTreeMap<String, String>>> {
-    let Some(url) = &args.service_url else {
-        ui::say("no --service-url: the versions of the service are not recorded");
-        return Ok(None);
-    };
-    let what = || format!("asking {url} for its versions");
-    let mut versions = match session.block(service::versions(url)) {
-        Err(e) if e.code() == ExitCode::Failed => {
-            ui::warn(format!("the versions of the service are not recorded: {}", e.full_message()));
-            return Ok(None);
-        }
-        other => other.context(what)?,
-    };
-    if let Some((engine, health)) =
-        service.map(|service| snapshot_facts::engine(service, &session.environment)).transpose()?.flatten()
-    {
-        match session.block(service::engine_version(url, &health)) {
-            Ok(version) => drop(versions.insert(engine.to_owned(), version)),
-            Err(e) if e.code() == ExitCode::Failed => {
-                ui::warn(format!("the running version of {engine} is not recorded: {}", e.full_message()));
-            }
-            Err(e) => return Err(e).context(what),
-        }
-    }
-    Ok(Some(versions))
 }
 
 fn report(outcome: Outcome, max_rekey: Option<u64>, traffic: StoreStats, duration_seconds: f64) -> SnapshotReport {

@@ -1,17 +1,13 @@
 //! What `snapshot` records about the content: where the profile and the variables of this process say that it is.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use crate::Result;
+use super::snapshot_service::Told;
 use crate::archive::path::EntryPath;
-use crate::capture::{Asked, FactsRequest};
-use crate::config::Environment;
-use crate::config::profile::{Location, Profile, Send, Service, Volume};
-use crate::providers::openwork;
-use crate::providers::service::EngineHealth;
+use crate::capture::{Asked, AskedWorkspaces, FactsRequest};
+use crate::config::profile::{Facts, Location, Profile, Service, Volume};
 
 /// The value of a variable.
 type ValueOf<'v> = &'v dyn Fn(&str) -> Option<OsString>;
@@ -21,40 +17,19 @@ pub(super) fn service<'p>(profile: &'p Profile, volume: &Volume) -> Option<&'p S
     profile.chosen_services().find(|service| service.volume.as_ref() == Some(volume))
 }
 
-/// Where the engine behind a service tells its version, if the token for that is at hand; and the engine's name.
-pub(super) fn engine<'p>(
-    service: &'p Service,
-    environment: &Environment,
-) -> Result<Option<(&'static str, EngineHealth<'p>)>> {
-    let Some(sessions) = &service.sessions else { return Ok(None) };
-    let Some(identity) = service.identities.iter().find(|known| known.name == sessions.identity) else {
-        return Ok(None);
-    };
-    let header = match &identity.send {
-        Send::Bearer => None,
-        Send::Header(name) => Some(name.as_str()),
-    };
-    let (path, version_at) = (sessions.health.as_str(), sessions.version_at.as_str());
-    let token = environment.secret(&identity.variable)?;
-    Ok(token.map(|token| (sessions.engine.name(), EngineHealth { path, version_at, header, token })))
-}
-
 /// What to record of the folder `root`, which has the volume of one of the services; `None` if the profile asks for
 /// nothing, or the folder is not the service's.
 pub(super) fn request(
     profile: &Profile,
     volume: &Volume,
     root: &Path,
-    versions: Option<&BTreeMap<String, String>>,
+    told: &Told,
     value_of: ValueOf<'_>,
 ) -> Option<FactsRequest> {
     let service = service(profile, volume)?;
     let facts = service.facts.as_ref()?;
     let root = absolute(root);
     let asked = |path: &String| EntryPath::new(path.clone().into_bytes()).map_or(Asked::No, Asked::At);
-    let workspace = facts.workspace.as_ref().map(|path| workspace(service, &root, path, value_of));
-    let id = workspace.as_ref().and_then(|found| Some(openwork::workspace_id(found.as_ref().ok()?)));
-    let audit = facts.audit.as_ref().zip(id).map(|(folder, id)| format!("{folder}/{id}.jsonl").into_bytes());
     let request = FactsRequest {
         service: service.name.clone(),
         sessions: facts.sessions.as_ref().map_or(Asked::No, |name| sessions(volume, &root, name, value_of)),
@@ -63,9 +38,14 @@ pub(super) fn request(
             .tokens
             .as_ref()
             .is_some_and(|path| is_named_and_missing(volume, &root.join(path), value_of)),
-        workspace,
-        audit: audit.and_then(|path| EntryPath::new(path).ok()),
-        versions: versions.cloned().unwrap_or_default(),
+        workspaces: facts.workspace.as_ref().map(|path| AskedWorkspaces {
+            told: told.workspaces.clone(),
+            place: workspace(service, &root, path, value_of),
+            is_named: workspace_variable(service, value_of).is_some(),
+            list: list_of_workspaces(facts, volume, &root, value_of),
+            audit: facts.audit.as_ref().and_then(|path| EntryPath::new(path.clone().into_bytes()).ok()),
+        }),
+        versions: told.versions.clone().unwrap_or_default(),
     };
     let places = facts.tokens.iter().chain(&facts.workspace).chain(&facts.audit);
     let is_its_own = root == volume.data_root
@@ -85,18 +65,35 @@ fn sessions(volume: &Volume, root: &Path, location: &str, value_of: ValueOf<'_>)
     if !place.is_absolute() {
         return Asked::Elsewhere(format!("{variable} does not name them by an absolute path"));
     }
-    below(root, &place).map_or_else(
-        || {
-            let fix: Vec<String> = location.fix.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            Asked::Elsewhere(format!(
-                "they are kept in {} ({variable}), outside {}; {} keeps them inside",
-                place.display(),
-                root.display(),
-                fix.join(" ")
-            ))
-        },
-        Asked::At,
-    )
+    at_place(root, location, variable, &place)
+}
+
+/// In the snapshot, unless `place` is outside of it.
+fn at_place(root: &Path, location: &Location, variable: &str, place: &Path) -> Asked {
+    let elsewhere = || {
+        let fix: Vec<String> = location.fix.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let (place, root) = (place.display(), root.display());
+        Asked::Elsewhere(format!(
+            "they are kept in {place} ({variable}), outside {root}; {} keeps them inside",
+            fix.join(" ")
+        ))
+    };
+    below(root, place).map_or_else(elsewhere, Asked::At)
+}
+
+/// The value of the variable that names the workspace.
+fn workspace_variable(service: &Service, value_of: ValueOf<'_>) -> Option<OsString> {
+    value_of(service.workspaces.as_ref()?.variable.as_str())
+}
+
+/// The file with the service's own list of workspaces, if it has made one.
+fn list_of_workspaces(facts: &Facts, volume: &Volume, root: &Path, value_of: ValueOf<'_>) -> Asked {
+    let location = volume.locations.iter().find(|known| facts.workspaces.as_ref() == Some(&known.name));
+    let Some((location, (candidate, place))) = location.and_then(|known| Some((known, known.place(value_of)?))) else {
+        return Asked::No;
+    };
+    let is_there = std::path::absolute(&place).is_ok_and(|place| place.symlink_metadata().is_ok());
+    if is_there { at_place(root, location, &candidate.variable, &place) } else { Asked::No }
 }
 
 /// The path of the workspace as the service knows it: its variable says, or it is where the profile has it.
@@ -107,7 +104,8 @@ fn workspace(
     value_of: ValueOf<'_>,
 ) -> std::result::Result<PathBuf, String> {
     let variable = service.workspaces.as_ref().map(|workspaces| workspaces.variable.as_str()).unwrap_or_default();
-    let place = value_of(variable).map_or_else(|| root.join(path), |value| absolute(Path::new(&value)));
+    let named = workspace_variable(service, value_of);
+    let place = named.map_or_else(|| root.join(path), |value| absolute(Path::new(&value)));
     if below(root, &place).is_none() {
         return Err(format!("the workspace is {} ({variable}), outside {}", place.display(), root.display()));
     }
@@ -161,7 +159,7 @@ mod tests {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| value.into()).or_else(|| (name == "HOME").then(|| HOME.into()))
         };
-        request(&profile, &volume, root, None, &value_of)
+        request(&profile, &volume, root, &Told::default(), &value_of)
     }
 
     /// A folder of the service.
@@ -218,21 +216,37 @@ mod tests {
     }
 
     #[test]
-    fn the_audit_log_is_that_of_the_workspace_that_the_variable_names() {
+    fn the_workspace_is_the_one_that_the_variable_names() {
         let dir = data();
-        let own = request_at(dir.path(), &[]).unwrap();
-        let path = own.workspace.unwrap().unwrap();
-        assert_eq!(path, dir.path().join("workspace"));
-        let audit = format!("openwork-orchestrator/audit/{}.jsonl", openwork::workspace_id(&path));
-        assert_eq!(own.audit.unwrap().as_bytes(), audit.as_bytes());
+        let of = |variables: &[(&str, &str)]| request_at(dir.path(), variables).unwrap().workspaces.unwrap();
+        let own = of(&[]);
+        assert_eq!((own.place.unwrap(), own.is_named), (dir.path().join("workspace"), false));
+        assert_eq!(own.audit.unwrap().as_bytes(), b"openwork-orchestrator/audit");
         std::fs::create_dir(dir.path().join("workspace/project")).unwrap();
         let project = format!("{}/workspace/project/", dir.path().display());
-        let named = request_at(dir.path(), &[("OPENWORK_WORKSPACE", &project)]).unwrap();
-        assert_eq!(named.workspace.unwrap().unwrap(), dir.path().join("workspace/project"));
+        let named = of(&[("OPENWORK_WORKSPACE", &project)]);
+        assert_eq!((named.place.unwrap(), named.is_named), (dir.path().join("workspace/project"), true));
         for bad in ["/elsewhere", &format!("{}/not-there", dir.path().display())] {
-            let bad = request_at(dir.path(), &[("OPENWORK_WORKSPACE", bad)]).unwrap();
-            assert!(bad.workspace.unwrap().is_err() && bad.audit.is_none());
+            assert!(of(&[("OPENWORK_WORKSPACE", bad)]).place.is_err());
         }
+    }
+
+    #[test]
+    fn the_list_of_workspaces_is_where_the_variables_say_if_there_is_one() {
+        let dir = data();
+        let other = tempfile::tempdir().unwrap();
+        let list = |variable: &str, root: &Path, name: &str| {
+            let value = format!("{}{name}", root.display());
+            text(&request_at(dir.path(), &[(variable, &value)]).unwrap().workspaces.unwrap().list)
+        };
+        assert_eq!(list("OPENWORK_SERVER_CONFIG", dir.path(), "/server.json"), "no");
+        std::fs::write(dir.path().join("server.json"), "{}").unwrap();
+        assert_eq!(list("OPENWORK_SERVER_CONFIG", dir.path(), "/server.json"), "at server.json");
+        std::fs::create_dir_all(other.path().join(".config/openwork")).unwrap();
+        assert_eq!(list("HOME", other.path(), ""), "no");
+        std::fs::write(other.path().join(".config/openwork/server.json"), "{}").unwrap();
+        let elsewhere = list("HOME", other.path(), "");
+        assert!(elsewhere.contains("(HOME), outside") && elsewhere.contains("OPENWORK_SERVER_CONFIG="), "{elsewhere}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The outside world, one folder each.
 
+pub mod address;
 pub mod opencode;
 pub mod opencode_api;
 pub mod openwork;
@@ -9,3 +10,6 @@ pub mod service;
 pub mod shell;
 pub mod sidecars;
 pub mod store;
+
+/// How the names begin of what opsctl makes in a service for a moment: tokens and sessions of `verify`.
+pub const PROBE_LABEL: &str = "opsctl-verify-";

@@ -3,11 +3,13 @@
 //! From version 1.2 on it keeps sessions in SQLite; before, as JSON files, of which nothing is known here. The schema
 //! grows with every version: only the tables and columns that all of them have are asked for.
 //!
-//! Invariant: ids and numbers only. Nothing that a user wrote is read.
+//! Invariant: ids and numbers only. Nothing that a user wrote is read: titles are compared in the database.
 
 use std::collections::BTreeMap;
 
 use rusqlite::Connection;
+
+use super::PROBE_LABEL;
 
 /// Sessions beyond this number are not taken into memory; their list must also fit into one chunk.
 const MAX_SESSIONS: usize = 100_000;
@@ -31,7 +33,7 @@ pub enum SessionsError {
     Sqlite(#[from] rusqlite::Error),
 }
 
-/// Session id → number of its messages.
+/// Session id → number of its messages, without the sessions that `opsctl verify` has made: they are gone in a moment.
 ///
 /// # Errors
 /// See [`SessionsError`]. `db` is a copy that nobody writes to.
@@ -46,8 +48,12 @@ pub fn sessions(db: &Connection) -> Result<BTreeMap<String, u64>, SessionsError>
         return Err(SessionsError::NoTable);
     }
     let mut sessions = BTreeMap::new();
-    let mut statement = db.prepare("SELECT id FROM session")?;
-    let mut rows = statement.query([])?;
+    let titled = "SELECT count(*) FROM pragma_table_info('session') WHERE name = 'title'";
+    let has_titles = db.query_row(titled, [], |row| row.get::<_, i64>(0))? == 1;
+    let title = if has_titles { "title" } else { "NULL" };
+    let query = format!("SELECT id FROM session WHERE {title} IS NULL OR substr({title}, 1, length(?1)) <> ?1");
+    let mut statement = db.prepare(&query)?;
+    let mut rows = statement.query([PROBE_LABEL])?;
     while let Some(row) = rows.next()? {
         let id = row.get_ref(0)?.as_str().ok().filter(|id| !id.is_empty() && id.len() <= MAX_ID);
         sessions.insert(id.ok_or(SessionsError::NoId)?.to_owned(), 0);
@@ -88,6 +94,9 @@ mod tests {
         );
         let expected = [("ses_a".to_owned(), 2), ("ses_b".to_owned(), 0)];
         assert_eq!(sessions(&db).unwrap(), expected.into());
+        db.execute_batch("INSERT INTO session VALUES ('ours', 'opsctl-verify-0123456789abcdef'), ('c', NULL)").unwrap();
+        let ids: Vec<String> = sessions(&db).unwrap().into_keys().collect();
+        assert_eq!(ids, ["c", "ses_a", "ses_b"], "what verify makes is no fact");
         let db = database("CREATE TABLE session (id text); INSERT INTO session VALUES ('ses_a');");
         assert_eq!(sessions(&db).unwrap().len(), 1, "without a table of messages");
     }

@@ -39,13 +39,12 @@ impl Against {
         }
     }
 
-    /// The path of the workspace at capture, if there was one only.
+    /// The path of a workspace at capture: of the one that the contract has, if that was there.
     #[must_use]
-    pub fn workspace_path(&self) -> Option<String> {
-        match self.facts.as_ref().map(|facts| &facts.workspaces) {
-            Some(Recorded::Recorded(workspaces)) if workspaces.len() == 1 => Some(workspaces[0].path.clone()),
-            _ => None,
-        }
+    pub fn workspace_path(&self, contract: Option<&str>) -> Option<String> {
+        let workspaces = self.facts.as_ref()?.workspaces.recorded()?;
+        let mut paths = workspaces.iter().map(|workspace| &workspace.path).filter(|path| !path.is_empty());
+        paths.clone().find(|path| Some(path.as_str()) == contract).or_else(|| paths.next()).cloned()
     }
 }
 
@@ -176,14 +175,15 @@ fn workspaces_against(captured: &[WorkspaceFacts], state: &State) -> Finding {
         Ok(there) => there,
         Err(finding) => return finding,
     };
-    let mut wrong = Vec::new();
+    let (mut wrong, mut hidden) = (Vec::new(), Vec::new());
     for workspace in captured {
         let id = &workspace.id;
         let is_served = |listed: &super::state::Listed| {
-            listed.id == *id || listed.path.as_ref().is_some_and(|path| *path == workspace.path)
+            listed.id == *id || listed.path.as_ref().is_some_and(|path| !path.is_empty() && *path == workspace.path)
         };
         let Some(listed) = there.iter().find(|listed| is_served(listed)) else {
-            wrong.push(format!("{id} of {} is missing", workspace.path));
+            let list = if workspace.may_be_hidden { &mut hidden } else { &mut wrong };
+            list.push(format!("{id} of {} is missing", workspace.path));
             continue;
         };
         let Some(captured) = workspace.last_audit_ms else { continue };
@@ -195,11 +195,18 @@ fn workspaces_against(captured: &[WorkspaceFacts], state: &State) -> Finding {
             None => {}
         }
     }
+    if wrong.is_empty() && !hidden.is_empty() {
+        let why = "the list of the service has it, and whether it was served at capture is not known: a start with --workspace \
+                   hides that list; `snapshot --service-url` asks the service";
+        return Finding::skipped(name, format!("{}: {why}", hidden.join("; ")));
+    }
+    wrong.append(&mut hidden);
     if wrong.is_empty() {
         let number = crate::ui::count(captured.len() as u64, "workspace was", "workspaces were");
         return Finding::ok(name, format!("{number} captured, all there"));
     }
-    let fix = "ids follow from paths: restore to the path of the capture, with server.json and the audit folder";
+    let fix = "ids follow from paths: restore to the path of the capture, with server.json and the audit folder; a start with \
+               --workspace hides the workspaces of server.json";
     Finding::failed(name, wrong.join("; "), fix)
 }
 

@@ -30,18 +30,17 @@ use serde::Serialize;
 
 pub use against::Against;
 pub use gate::{Verification, gate};
-pub use http::Address;
 pub use tokens::{TokenFiles, Tokens};
 
 use crate::cancel::Cancel;
 use crate::config::Environment;
 use crate::config::profile::{Profile, Service};
 use crate::finding::{Finding, Status};
+use crate::providers::PROBE_LABEL;
+pub use crate::providers::address::Address;
 use crate::{Error, ExitCode, Result};
 use http::{Answer, Http, Trouble};
 
-/// What our tokens and sessions are called in the service, with something that no other run has.
-const LABEL: &str = "opsctl-verify-";
 /// The checks of what the service holds for its users: without them a service is up, and no more is known.
 const DATA: [&str; 5] = ["workspaces", "workspaces.config", "workspaces.audit", "engine", "sessions"];
 /// For all that is removed after a cancel: the process ends within two seconds of it.
@@ -173,8 +172,9 @@ pub fn workspace_path(
         return Ok(Some(path));
     }
     let contract = service.variables.iter().find(|variable| variable.name == workspaces.variable);
-    let captured = against.and_then(Against::workspace_path);
-    Ok(captured.or_else(|| contract.and_then(|variable| variable.value.clone())))
+    let contract = contract.and_then(|variable| variable.value.as_deref());
+    let captured = against.and_then(|against| against.workspace_path(contract));
+    Ok(captured.or_else(|| contract.map(str::to_owned)))
 }
 
 /// Verifies a service.
@@ -184,7 +184,7 @@ pub fn workspace_path(
 pub async fn verify(request: &Request<'_>) -> Result<Report> {
     let mut random = [0_u8; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-    let label = format!("{LABEL}{:016x}", u64::from_le_bytes(random));
+    let label = format!("{PROBE_LABEL}{:016x}", u64::from_le_bytes(random));
     let run = Run { request, http: Http::new(request.address, request.timeout)?, label };
     let mut found = Found::default();
     let ended = request.cancel.guard(run.all(&mut found)).await;

@@ -12,10 +12,11 @@ use serde_json::json;
 use super::auth;
 use super::http::{Ask, Caller};
 use super::state::{Lack, State, Token};
-use super::{Found, LABEL, Run, Wrong, is_id, named};
+use super::{Found, Run, Wrong, is_id, named};
 use crate::Result;
 use crate::config::profile::{Method, ScopedTokens, Send};
 use crate::finding::Finding;
+use crate::providers::PROBE_LABEL;
 
 /// The name of the check that nothing is left.
 const LEFT: &str = "auth.probe-tokens";
@@ -114,6 +115,6 @@ pub(super) async fn remove(run: &Run<'_>, found: &Found) -> Result<Vec<Token>, S
 
 /// The tokens of this run, and those of others like it.
 async fn list(run: &Run<'_>) -> Result<(Vec<Token>, Vec<Token>), Lack> {
-    let all = super::state::tokens(run).await?.into_iter().filter(|token| token.label.starts_with(LABEL));
+    let all = super::state::tokens(run).await?.into_iter().filter(|token| token.label.starts_with(PROBE_LABEL));
     Ok(all.partition(|token| token.label == run.label))
 }

@@ -176,8 +176,8 @@ async fn newest_entry(run: &Run<'_>, workspace: &str) -> Result<Option<i64>, Wro
         Lack::Wrong(wrong) => wrong,
         lack => Wrong::new(lack.why(), ""),
     })?;
-    let Some(newest) = array(&body, "/items", &path)?.first() else { return Ok(None) };
-    let time = newest.get("timestamp").and_then(|time| {
+    let Some(newest) = array(&body, &workspaces.audit_items_at, &path)?.first() else { return Ok(None) };
+    let time = newest.pointer(&workspaces.audit_time_at).and_then(|time| {
         let written = || time.as_str()?.parse::<Timestamp>().ok().map(Timestamp::as_millisecond);
         time.as_i64().or_else(written)
     });

@@ -25,6 +25,10 @@ pub struct Workspaces {
     pub config: String,
     /// Its audit log, newest entry first.
     pub audit: String,
+    /// JSON pointer to the array in that answer.
+    pub audit_items_at: String,
+    /// JSON pointer to the time in an entry: milliseconds since 1970, or text as in RFC 3339.
+    pub audit_time_at: String,
 }
 
 /// The sessions of a service's users.
@@ -78,6 +82,8 @@ pub struct Facts {
     pub sessions: Option<String>,
     /// The folder of the workspace.
     pub workspace: Option<String>,
+    /// The name of the location of the service's own list of workspaces.
+    pub workspaces: Option<String>,
     /// The file of the access tokens.
     pub tokens: Option<String>,
     /// The folder of the audit logs, one `<workspace id>.jsonl` each.

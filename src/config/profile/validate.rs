@@ -201,7 +201,9 @@ fn of_system(service: &Service, found: &mut Found) {
             [&workspaces.list, &workspaces.config, &workspaces.audit]
                 .into_iter()
                 .for_each(|path| request(service, path, found));
-            pointer(&workspaces.items_at, found);
+            [&workspaces.items_at, &workspaces.audit_items_at, &workspaces.audit_time_at]
+                .into_iter()
+                .for_each(|at| pointer(at, found));
             known_variable(service, &workspaces.variable, "`workspaces`", found);
         });
     }
@@ -223,11 +225,11 @@ fn of_system(service: &Service, found: &mut Found) {
     if let Some(facts) = &service.facts {
         found.at(["facts".into()], |found| {
             facts.workspace.iter().chain(&facts.tokens).chain(&facts.audit).for_each(|path| below_root(path, found));
-            let mut locations = service.volume.iter().flat_map(|volume| &volume.locations);
-            if let Some(name) = &facts.sessions
-                && !locations.any(|location| location.name == *name)
-            {
-                found.say(format!("the facts refer to the location `{name}`, which there is not"));
+            let locations = service.volume.iter().flat_map(|volume| &volume.locations);
+            for name in facts.sessions.iter().chain(&facts.workspaces) {
+                if !locations.clone().any(|location| location.name == *name) {
+                    found.say(format!("the facts refer to the location `{name}`, which there is not"));
+                }
             }
         });
     }

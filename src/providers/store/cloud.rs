@@ -36,7 +36,7 @@ fn base_url(name: &str, value: &str) -> Result<String, StoreError> {
 }
 
 /// Whether a URL stays on this host.
-pub(in crate::providers) fn is_loopback(url: &str) -> bool {
+fn is_loopback(url: &str) -> bool {
     match Url::parse(url).ok().as_ref().and_then(Url::host) {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(address)) => address.is_loopback(),

@@ -47,7 +47,6 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 
-pub(in crate::providers) use cloud::is_loopback;
 pub use env::{Env, ProcessEnv, is_credential};
 pub use error::StoreError;
 pub use location::Location;
