@@ -221,6 +221,20 @@ fn every_flag_has_its_variable_and_stands_in_the_documentation() {
 }
 
 #[test]
+fn one_variable_has_one_meaning() {
+    let command = env::augment(opsctl::commands::Cli::command(), &Environment::fixed([]));
+    let text = read("docs/configuration.md");
+    let in_table = |line: &&str| line.starts_with("| ");
+    for (flag, variable) in env::flag_variables(&command) {
+        let name = format!("`{variable}`");
+        let rows: Vec<&str> = text.lines().filter(in_table).filter(|line| line.contains(&name)).collect();
+        // A flag that several commands have under one variable means the same in each: it has one row.
+        assert_eq!(rows.len(), 1, "{flag}: {rows:#?}");
+        assert!(rows[0].contains(flag.rsplit(' ').next().unwrap()), "{flag} is not in the row of {variable}");
+    }
+}
+
+#[test]
 fn manual_and_completions() {
     let run = |words: &[&str]| {
         let output = support::opsctl().args(words).output().unwrap();

@@ -326,8 +326,8 @@ fn an_unchanged_deployment_is_not_read_again_and_has_the_same_facts() {
     assert_eq!(it.facts(), first);
     // What is remembered and damaged, or of another content, is not believed.
     let mut other: Value = serde_json::from_slice(&std::fs::read(&remembered).unwrap()).unwrap();
-    for found in other["found"].as_array_mut().unwrap() {
-        found[1] = json!("00".repeat(32));
+    for found in other["found"].as_object_mut().unwrap().values_mut() {
+        found[0] = json!("00".repeat(32));
     }
     for lie in ["{".to_owned(), other.to_string().replace("ses_a", "ses_x")] {
         std::fs::write(&remembered, lie).unwrap();
@@ -464,6 +464,5 @@ fn the_token_goes_to_the_service_that_was_named_and_nowhere_else() {
     server.fault(|faults| faults.redirect = Some(other.url()));
     let (versions, done) = told(&it, &server, openwork::CLIENT);
     assert!(versions.get("opencode").is_none() && done.says("sends whoever asks elsewhere"), "{}", done.stderr);
-    // Whose version the other one tells without a token is not asked either.
-    assert_eq!(other.seen(), ["GET /health none"]);
+    assert_eq!(other.seen(), [] as [String; 0], "nor is anything asked there without it");
 }

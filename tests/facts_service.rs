@@ -166,6 +166,25 @@ fn every_workspace_is_recorded_with_the_end_of_its_audit_log() {
 }
 
 #[test]
+fn where_an_audit_log_has_its_entries_and_their_times_is_in_the_profile() {
+    let two = Two::new();
+    let work = two.boot(true);
+    work.upload("a.txt", "hello");
+    let contract =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles/openwork.toml")).unwrap();
+    for (from, to, says) in [
+        ("audit_items_at = \"/items\"", "audit_items_at = \"/entries\"", "without a list at /entries"),
+        ("audit_time_at = \"/timestamp\"", "audit_time_at = \"/action\"", "has no time"),
+    ] {
+        assert!(contract.contains(from));
+        let profile = two.it.bench.dir.write("other.toml", contract.replace(from, to));
+        let done = verified(&work.url(), &work.env(), &["--profile", profile.to_str().unwrap()]);
+        let done = done.failed(&["workspaces.audit"]);
+        assert!(done.detail("workspaces.audit").contains(says), "{}", done.detail("workspaces.audit"));
+    }
+}
+
+#[test]
 fn a_broken_list_of_workspaces_is_a_warning_and_no_short_one() {
     let two = Two::new();
     let config = two.it.bench.tree.join("openwork-server/server.json");

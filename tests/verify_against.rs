@@ -233,6 +233,39 @@ fn damaged(site: Site) -> (Deployment, OpenWork) {
 }
 
 #[test]
+fn the_gate_takes_tokens_from_files_and_refuses_a_network_in_clear_before_anything_is_done() {
+    let site = Site::new();
+    let taken = site.it.take();
+    let (it, work) = damaged(site);
+    let before = Tree::read(&it.bench.tree);
+    let workspace = [("OPENWORK_WORKSPACE", work.workspace().display().to_string())];
+    let strict = |more: &[&str], variable: Option<&str>| {
+        let mut command = it.bench.command();
+        command.arg("restore").arg(&it.bench.tree).args(["--json", "--yes", "--snapshot", taken.id()]).args(more);
+        // Nobody's address: it would be waited for.
+        command.args(["--verify-url", "http://192.0.2.1", "--stop-cmd", "touch stopped"]);
+        command.envs(variable.map(|name| (name, "1"))).env("OPSCTL_IDENTITY_FILE", &it.bench.identity);
+        let done = run(command).ended(2);
+        assert!(done.error().contains("plain HTTP to another machine (192.0.2.1)"), "{}", done.error());
+        assert_equal(&before, &Tree::read(&it.bench.tree));
+    };
+    strict(&["--verify-strict"], None);
+    strict(&["--strict"], None);
+    strict(&[], Some("OPSCTL_VERIFY_STRICT"));
+    let files = [("client", CLIENT), ("host", HOST)].map(|(identity, token)| {
+        let file = it.bench.dir.write(identity, token);
+        support::opsctl::chmod(&file, 0o600);
+        format!("{identity}={}", file.display())
+    });
+    let args = ["--include", "workspace", "--verify-strict", "--token-file", &files[0], "--token-file", &files[1]];
+    let done = restore_as(&it, &work, &taken, &workspace, &args).ok();
+    let checks = done.json["verification"]["checks"].as_array().unwrap();
+    for name in ["auth.client", "auth.host"] {
+        assert!(checks.iter().any(|check| check["name"] == name && check["status"] == "ok"), "{}", done.stdout);
+    }
+}
+
+#[test]
 fn an_engine_that_boots_after_its_server_is_waited_for() {
     let site = Site::new();
     let taken = site.it.take();

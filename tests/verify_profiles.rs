@@ -96,6 +96,19 @@ fn the_api_of_clawwork_passes() {
 }
 
 #[test]
+fn the_token_of_any_identity_comes_from_a_file() {
+    let dir = support::TestDir::new();
+    let file = dir.write("token", TOKEN);
+    support::opsctl::chmod(&file, 0o600);
+    let server = serve(api());
+    let args = ["--profile", API, "--token-file", &format!("front={}", file.display())];
+    let done = verified(&format!("http://127.0.0.1:{}", server.port), &[], &args).passed();
+    assert_eq!(done.status("auth.front"), "ok", "{}", done.0.stdout);
+    let without = verified(&format!("http://127.0.0.1:{}", server.port), &[], &args[..2]).passed();
+    assert!(without.detail("auth.front").contains("--token-file front=FILE"), "{}", without.detail("auth.front"));
+}
+
+#[test]
 fn an_api_that_anybody_may_read_or_write_is_open_to_everybody() {
     for (line, shown) in
         [("GET /api/agents", "GET /api/agents answers 200"), ("POST /api/run", "POST /api/run answers 200")]

@@ -101,6 +101,37 @@ fn tokens_come_from_standard_input_and_from_inherited_descriptors() {
 }
 
 #[test]
+fn tokens_of_any_identity_come_from_files_that_are_named_with_it() {
+    let site = Site::new();
+    let files = [("client", CLIENT), ("host-as-bearer", HOST)]
+        .map(|(identity, token)| format!("{identity}={}", site.file(identity, token, 0o600).display()));
+    let command = site.command(&["-vv", "--token-file", &files[0], "--token-file", &files[1]]);
+    has_both(run(command));
+    let mut command = site.command(&["-vv"]);
+    command.env("OPSCTL_TOKEN_FILE", files.join("\n"));
+    has_both(run(command));
+    let with_stdin = site.command(&["--token-file", &files[1], "--token-file", "client=-"]);
+    has_both(run_with(with_stdin, CLIENT));
+    // Whatever stands there may be a token; one in base64 has an equals sign.
+    let own = site.dir.join("client").display().to_string();
+    for (wrong, says) in [
+        (&["--token-file", CLIENT][..], "IDENTITY=FILE"),
+        (&["--token-file", &format!("{CLIENT}=")], "IDENTITY=FILE"),
+        (&["--token-file", &format!("{CLIENT}==")], "no such identity; it has: client, host, host-as-bearer"),
+        (&["--token-file", &format!("client={CLIENT}")], "not the token itself"),
+        (&["--token-file", &files[0], "--client-token-file", &own], "given twice"),
+        (&["--token-file", "client=-", "--token-file", "host=-"], "standard input holds something else"),
+    ] {
+        let done = run_with(site.command(&[wrong, &["-vv"]].concat()), CLIENT).ended(2);
+        assert!(done.error().contains("--token-file") && done.error().contains(says), "{}", done.error());
+        is_silent(&done);
+    }
+    chmod(&site.dir.join("client"), 0o644);
+    let done = run(site.command(&["--token-file", &files[0]])).ended(12);
+    assert!(done.error().contains("can be read or written by others"), "{}", done.error());
+}
+
+#[test]
 fn a_file_that_others_can_read_is_refused_with_what_to_do() {
     let site = Site::new();
     for mode in [0o640, 0o604, 0o644, 0o620, 0o602] {
@@ -162,7 +193,7 @@ fn a_flag_for_an_identity_that_the_service_does_not_have_is_refused() {
     let mut command = site.command(&["--profile", profile.to_str().unwrap()]);
     command.arg("--host-token-file").arg(&file);
     let done = run(command).ended(2);
-    assert!(done.error().contains("--host-token-file") && done.error().contains("no identity `host`"));
+    assert!(done.error().contains("--host-token-file") && done.error().contains("no such identity; it has: none"));
 }
 
 #[test]

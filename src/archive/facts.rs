@@ -127,4 +127,17 @@ mod tests {
         assert_eq!(again, facts);
         assert!(Facts::read(b"{").is_err());
     }
+
+    #[test]
+    fn the_documented_facts_are_read_and_written_as_they_stand_there() {
+        let text = include_str!("../../docs/format.md");
+        let (_, section) = text.split_once("### Facts").unwrap();
+        let (json, _) = section.split_once("```json").unwrap().1.split_once("```").unwrap();
+        let facts = Facts::read(json.as_bytes()).unwrap();
+        let again: serde_json::Value = serde_json::to_value(&facts).unwrap();
+        assert_eq!(again, serde_json::from_str::<serde_json::Value>(json).unwrap());
+        // What was written before there could be several workspaces is certain; what may be hidden is told from it.
+        let workspaces = facts.workspaces.recorded().unwrap();
+        assert_eq!(workspaces.iter().map(|workspace| workspace.may_be_hidden).collect::<Vec<_>>(), [false, true]);
+    }
 }

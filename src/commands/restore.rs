@@ -82,6 +82,12 @@ pub struct RestoreArgs {
     /// How long the service may take to be up, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 120, requires = "verify_url")]
     pub(super) verify_timeout: u64,
+    /// With --verify-url: send nothing over plain HTTP to another machine
+    #[arg(long, alias = "strict")]
+    pub(super) verify_strict: bool,
+    /// With --verify-url: file with the token of an identity of the profile; may be repeated
+    #[arg(long, value_name = "IDENTITY=FILE")]
+    pub(super) token_file: Vec<String>,
     /// Run before the swap, by sh. The service may take ten seconds more to let go of the folder
     #[arg(long, value_name = "COMMAND")]
     pub(super) stop_cmd: Option<String>,

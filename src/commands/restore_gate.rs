@@ -10,7 +10,7 @@ use crate::config::profile::Service;
 use crate::finding::Status;
 use crate::repository::Snapshot;
 use crate::verify::{self, Address, Against, Request, TokenFiles, Tokens, Verification};
-use crate::{Result, ui};
+use crate::{Error, Result, ui};
 
 /// What there is to ask, and with which tokens: settled before anything is changed.
 pub(super) struct Question<'a> {
@@ -20,6 +20,7 @@ pub(super) struct Question<'a> {
     against: Option<Against>,
     is_part: bool,
     timeout: Duration,
+    strict: bool,
 }
 
 impl<'a> Question<'a> {
@@ -34,13 +35,19 @@ impl<'a> Question<'a> {
             Ok((service, _)) if !service.probes.is_empty() => service,
             _ => verify::service(profile)?,
         };
+        let address = Address::parse(url, "--verify-url")?;
+        if args.verify_strict && !address.is_encrypted() && !address.is_loopback() {
+            let what = format!("--verify-strict sends nothing over plain HTTP to another machine ({})", address.host());
+            return Err(Error::usage(what).hint("use https, or run this on the machine of the service"));
+        }
         Ok(Some(Self {
-            address: Address::parse(url, "--verify-url")?,
+            address,
             service,
-            tokens: Tokens::read(service, &TokenFiles::default(), &session.environment, true)?,
+            tokens: Tokens::read(service, &TokenFiles::new(None, None, &args.token_file)?, &session.environment, true)?,
             against: None,
             is_part: false,
             timeout: Duration::from_secs(args.verify_timeout),
+            strict: args.verify_strict,
         }))
     }
 
@@ -72,7 +79,7 @@ impl<'a> Question<'a> {
             restart: None,
             write_probe: false,
             create_probe_tokens: false,
-            strict: false,
+            strict: self.strict,
             timeout: self.timeout,
             cancel: &session.cancel,
         };

@@ -33,7 +33,11 @@ pub(super) fn same_options(args: &RestoreArgs, settings: &Settings) -> String {
     add("--start-cmd", args.start_cmd.clone());
     add("--verify-url", args.verify_url.clone());
     add("--verify-timeout", args.verify_url.as_ref().map(|_| args.verify_timeout.to_string()));
+    for file in &args.token_file {
+        add("--token-file", Some(file.clone()));
+    }
     let switches = [
+        ("--verify-strict", args.verify_strict),
         ("--trust-store-keys", args.read.trust.trust_store_keys),
         ("--ignore-store-time", args.read.trust.ignore_store_time),
         ("--no-rollback", args.no_rollback),

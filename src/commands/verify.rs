@@ -45,6 +45,9 @@ pub struct VerifyArgs {
     /// File with the token of the identity `host`; `-` is standard input
     #[arg(long, value_name = "FILE")]
     host_token_file: Option<PathBuf>,
+    /// File with the token of any identity of the profile; may be repeated
+    #[arg(long, value_name = "IDENTITY=FILE")]
+    token_file: Vec<String>,
     /// Restart the service by this command, run by sh, and compare what it has before and after
     #[arg(long, value_name = "COMMAND")]
     restart_cmd: Option<String>,
@@ -67,7 +70,7 @@ pub struct VerifyArgs {
 pub(super) fn run(args: &VerifyArgs, session: &Session<'_>, out: &mut Output) -> Result<ExitCode> {
     let address = Address::parse(&args.url, "--url")?;
     let service = verify::service(&session.settings.profile.value)?;
-    let files = TokenFiles { client: args.client_token_file.clone(), host: args.host_token_file.clone() };
+    let files = TokenFiles::new(args.client_token_file.as_deref(), args.host_token_file.as_deref(), &args.token_file)?;
     let stdin_is_taken = args.against.is_some() && session.settings.identity.value == Some(KeySource::Stdin);
     let tokens = Tokens::read(service, &files, &session.environment, stdin_is_taken)?;
     let against = args.against.as_ref().map(|which| against(args, session, which)).transpose()?;

@@ -25,13 +25,15 @@ pub const OTHER_VARIABLES: [&str; 4] =
 
 /// Flags whose variable does not follow the rule: (command, or "" for any; flag; variable).
 ///
-/// `restore --exclude` has a name of its own, because a host that sets `OPSCTL_EXCLUDE` for its nightly snapshots must not
-/// thereby leave files out of a restore.
-const EXCEPTIONS: [(&str, &str, &str); 4] = [
+/// One variable has one meaning: `restore --exclude` has a name of its own, because a host that sets `OPSCTL_EXCLUDE` for its
+/// nightly snapshots must not thereby leave files out of a restore; and what is strict differs from command to command.
+const EXCEPTIONS: [(&str, &str, &str); 6] = [
     ("", "config", "OPSCTL_CONFIG"),
     ("", "recipient", "OPSCTL_RECIPIENTS"),
     ("", "trusted-signer", "OPSCTL_TRUSTED_SIGNERS"),
     ("restore", "exclude", "OPSCTL_RESTORE_EXCLUDE"),
+    ("doctor", "strict", "OPSCTL_DOCTOR_STRICT"),
+    ("verify", "strict", "OPSCTL_VERIFY_STRICT"),
 ];
 
 /// Where variables are read from: the process, or a fixed set in tests.

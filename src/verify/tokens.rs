@@ -15,16 +15,40 @@ use crate::config::profile::{Identity, Service};
 use crate::config::{Environment, read_limited};
 use crate::{Error, ExitCode, Result};
 
-/// Identities whose token a flag can name: (identity, flag).
+/// Identities whose token has a flag of its own: (identity, flag).
 const FLAGS: [(&str, &str); 2] = [("client", "--client-token-file"), ("host", "--host-token-file")];
+/// The flag for any of them: `IDENTITY=FILE`.
+const ANY: &str = "--token-file";
 
-/// The files that flags name, by identity.
+/// The files that flags name, each with its identity.
 #[derive(Clone, Debug, Default)]
-pub struct TokenFiles {
-    /// Of the identity `client`.
-    pub client: Option<PathBuf>,
-    /// Of the identity `host`.
-    pub host: Option<PathBuf>,
+pub struct TokenFiles(Vec<TokenFile>);
+
+#[derive(Clone, Debug)]
+struct TokenFile {
+    identity: String,
+    file: PathBuf,
+    flag: &'static str,
+}
+
+impl TokenFiles {
+    /// Those of `--client-token-file` and `--host-token-file`, and `others` as `--token-file` takes them.
+    ///
+    /// # Errors
+    /// Usage, when one of the `others` is not of the form `IDENTITY=FILE`.
+    pub fn new(client: Option<&Path>, host: Option<&Path>, others: &[String]) -> Result<Self> {
+        let own = FLAGS.into_iter().zip([client, host]).filter_map(|((identity, flag), file)| {
+            Some(Ok(TokenFile { identity: identity.to_owned(), file: file?.to_owned(), flag }))
+        });
+        let others = others.iter().map(|text| {
+            let split = text.split_once('=').filter(|(identity, file)| !identity.is_empty() && !file.is_empty());
+            let (identity, file) = split.ok_or_else(|| {
+                Error::usage(format!("{ANY} takes IDENTITY=FILE")).hint("such as front=/run/secrets/front")
+            })?;
+            Ok(TokenFile { identity: identity.to_owned(), file: file.into(), flag: ANY })
+        });
+        Ok(Self(own.chain(others).collect::<Result<_>>()?))
+    }
 }
 
 /// The tokens, by the variable that the profile names for them.
@@ -45,16 +69,23 @@ impl Tokens {
     ) -> Result<Self> {
         let mut tokens = BTreeMap::new();
         let mut stdin_is_taken = stdin_is_taken;
-        for ((name, flag), file) in FLAGS.into_iter().zip([&files.client, &files.host]) {
-            let Some(file) = file else { continue };
-            let Some(identity) = service.identities.iter().find(|identity| identity.name == name) else {
-                return Err(Error::usage(format!("{flag}: the service {} has no identity `{name}`", service.name)));
+        for TokenFile { identity: name, file, flag } in &files.0 {
+            // What was given may be a token: it is not repeated.
+            let Some(identity) = service.identities.iter().find(|identity| identity.name == *name) else {
+                let known: Vec<&str> = service.identities.iter().map(|identity| identity.name.as_str()).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                return Err(Error::usage(format!(
+                    "{flag}: the service {} has no such identity; it has: {known}",
+                    service.name
+                )));
             };
             if file == Path::new("-") && std::mem::replace(&mut stdin_is_taken, true) {
-                return Err(Error::usage(format!("{flag} -: standard input holds something else already"))
+                return Err(Error::usage(format!("{flag}: standard input holds something else already"))
                     .hint("use a file or an inherited descriptor such as /dev/fd/3"));
             }
-            tokens.insert(identity.variable.clone(), from_file(file, flag)?);
+            if tokens.insert(identity.variable.clone(), from_file(file, flag)?).is_some() {
+                return Err(Error::usage(format!("{flag}: the token in {} is given twice", identity.variable)));
+            }
         }
         for variable in service.identities.iter().map(|identity| &identity.variable) {
             if !tokens.contains_key(variable)
@@ -92,8 +123,8 @@ pub(super) struct Missing(pub(super) String);
 
 fn how_to_give(identity: &Identity) -> String {
     let flag = FLAGS.iter().find(|(name, _)| identity.name.starts_with(name));
-    let file = flag.map(|(_, flag)| format!(", or give {flag} FILE")).unwrap_or_default();
-    format!("no token of `{}`: set {}{file}", identity.name, identity.variable)
+    let file = flag.map_or_else(|| format!("{ANY} {}=FILE", identity.name), |(_, flag)| format!("{flag} FILE"));
+    format!("no token of `{}`: set {}, or give {file}", identity.name, identity.variable)
 }
 
 fn from_file(path: &Path, flag: &str) -> Result<SecretString> {

@@ -14,6 +14,9 @@ fn names_follow_the_rule_and_its_exceptions() {
     assert_eq!(of("init", Arg::new("a").long("recipient")), name("OPSCTL_RECIPIENTS"));
     assert_eq!(of("snapshot", Arg::new("a").long("exclude")), name("OPSCTL_EXCLUDE"));
     assert_eq!(of("restore", Arg::new("a").long("exclude")), name("OPSCTL_RESTORE_EXCLUDE"));
+    assert_eq!(of("doctor", Arg::new("a").long("strict")), name("OPSCTL_DOCTOR_STRICT"));
+    assert_eq!(of("verify", Arg::new("a").long("strict")), name("OPSCTL_VERIFY_STRICT"));
+    assert_eq!(of("restore", Arg::new("a").long("verify-strict")), name("OPSCTL_VERIFY_STRICT"));
     assert_eq!(of("x", Arg::new("a").short('a')), None);
     assert_eq!(of("x", Arg::new("a").long("help").action(ArgAction::Help)), None);
 }
