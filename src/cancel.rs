@@ -3,8 +3,9 @@
 //! Invariant: after [`Cancel::cancel`] each stage stops at its next item, and no wait for the
 //! network goes on, so a command ends within two seconds of SIGINT or SIGTERM.
 
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -18,6 +19,7 @@ pub struct Cancel(Arc<Inner>);
 struct Inner {
     flag: AtomicBool,
     notify: Notify,
+    scratch: Mutex<Vec<PathBuf>>,
 }
 
 impl Cancel {
@@ -39,6 +41,23 @@ impl Cancel {
     /// [`Error::interrupted`].
     pub fn check(&self) -> Result<()> {
         if self.is_cancelled() { Err(Error::interrupted()) } else { Ok(()) }
+    }
+
+    /// Names a folder that must be gone also if the process is ended before whoever made it comes to that.
+    pub fn remove_at_the_end(&self, folder: PathBuf) {
+        self.0.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(folder);
+    }
+
+    /// Removes these folders: the process ends now.
+    pub fn remove_scratch(&self) {
+        for folder in self.0.scratch.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // A thread that still works in it may make a file meanwhile.
+            for _ in 0..10 {
+                if std::fs::remove_dir_all(&folder).is_ok() || !folder.exists() {
+                    break;
+                }
+            }
+        }
     }
 
     /// Ends when [`Cancel::cancel`] is called.
@@ -84,5 +103,20 @@ mod tests {
         let after = runtime.block_on(cancel.guard(std::future::pending::<Result<()>>()));
         assert_eq!(after.unwrap_err().code(), ExitCode::Interrupted);
         assert!(cancel.check().is_err());
+    }
+
+    #[test]
+    fn what_was_named_is_gone_at_the_end_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, other) = (dir.path().join("ours"), dir.path().join("other"));
+        [&ours, &other].into_iter().for_each(|folder| std::fs::create_dir(folder).unwrap());
+        std::fs::write(ours.join("copy"), "x").unwrap();
+        let cancel = Cancel::default();
+        cancel.clone().remove_at_the_end(ours.clone());
+        cancel.remove_scratch();
+        assert!(!ours.exists() && other.exists());
+        std::fs::create_dir(&ours).unwrap();
+        cancel.remove_scratch();
+        assert!(ours.exists(), "once");
     }
 }

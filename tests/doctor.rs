@@ -281,19 +281,6 @@ fn a_volume_that_takes_no_file_is_found() {
 }
 
 #[test]
-fn the_user_of_the_service_must_be_able_to_write() {
-    let it = Deployment::new();
-    let user = it.bench.unprivileged();
-    let done = run(user.command(&it.command(&[]))).ok();
-    assert_check(&done, "file.workspace", "ok", "can be written to");
-    std::os::unix::fs::chown(it.root.join("workspace"), Some(0), Some(0)).unwrap();
-    support::opsctl::chmod(&it.root.join("workspace"), 0o755);
-    let done = run(user.command(&it.command(&[]))).ended(1);
-    assert_check(&done, "file.workspace", "failed", "chown -R 65534");
-    assert_eq!(those(&done, "failed").len(), 1, "{}", done.stdout);
-}
-
-#[test]
 fn too_little_room_is_found() {
     let it = Deployment::on_volume("16m");
     assert_check(&it.doctor(&[]).ok(), "space.restore", "ok", "free beside");

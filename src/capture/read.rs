@@ -36,9 +36,6 @@ use crate::state::index::InEarlierPacks;
 use crate::state::{Local, Side};
 use crate::{Error, Result};
 
-/// What a copy of a database must leave free, in bytes.
-const SPARE_ROOM: u64 = 16 << 20;
-
 /// How often a file that changes while it is read is read.
 pub const ATTEMPTS: u32 = 3;
 
@@ -362,7 +359,7 @@ impl FileReader<'_> {
     /// A copy of a database must not fill the disk, which may be the service's own.
     fn check_room(&self, job: &ReadJob, size: u64) -> Result<(), Failure> {
         let wal = job.sides.as_ref().and_then(|s| s.wal).map_or(0, |wal| u64::try_from(wal.1).unwrap_or(0));
-        let needed = 2 * (size + wal) + SPARE_ROOM;
+        let needed = sqlite::room_for(size, wal);
         let free = rustix::fs::statvfs(&self.scratch).map(|s| s.f_bavail.saturating_mul(s.f_frsize));
         match free {
             Ok(free) if free < needed => Err(Failure::File(format!(

@@ -75,6 +75,15 @@ pub fn is_database(first_bytes: &[u8]) -> bool {
     first_bytes.starts_with(HEADER)
 }
 
+/// What a capture may take in its scratch directory for a database of `size` bytes with a log of `log` bytes: one that cannot
+/// be read in place is copied twice.
+#[must_use]
+pub const fn room_for(size: u64, log: u64) -> u64 {
+    /// What must be left free.
+    const SPARE: u64 = 16 << 20;
+    size.saturating_add(log).saturating_mul(2).saturating_add(SPARE)
+}
+
 /// How the captured database keeps its transactions apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum JournalMode {

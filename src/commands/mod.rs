@@ -165,6 +165,7 @@ impl<'a> Session<'a> {
                 tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
             };
             let _ = tokio::time::timeout(LAST_RESORT, again).await;
+            asked.remove_scratch();
             std::process::exit(ExitCode::Interrupted.code().into());
         });
         let handle = runtime.handle().clone();

@@ -1,35 +1,38 @@
 //! Are the files and folders of the contract there, writable, and readable as what they should be? A broken one makes the
 //! service lose data without a word.
+//!
+//! Invariant: what is advised to be given to another user is one path at or below the data root, without what is below it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
 
-use super::locations::real;
-use super::{Request, timed};
-use crate::capture::sqlite::{self, CaptureError};
-use crate::config::profile::Format;
-use crate::finding::Finding;
+use super::locations::{is_on_volume, real};
+use super::scratch::Scratch;
+use super::{Request, json, timed};
+use crate::capture::sqlite::{self, CaptureError, SIDE_SUFFIXES};
+use crate::config::profile::{Format, JsonType};
+use crate::finding::{Finding, Status};
+use crate::restore::space::free_space;
 use crate::ui;
 
-/// A JSON file that a service keeps whole in memory is never larger.
-const MAX_JSON: u64 = 64 << 20;
-
-/// Something that should be readable as something.
+/// Something that must be writable, and perhaps readable as something.
 struct Subject {
     name: String,
     path: PathBuf,
-    format: Format,
+    format: Option<Format>,
+    holds: BTreeMap<String, JsonType>,
     note: String,
     optional: bool,
 }
 
 pub(super) fn check(request: &Request<'_>) -> Vec<Finding> {
     let Some(volume) = &request.service.volume else { return Vec::new() };
-    let scratch = timed(|| scratch(&volume.data_root));
+    let scratch = timed(|| scratch(request, &volume.data_root));
     let subjects = subjects(request);
     std::iter::once(scratch).chain(subjects.iter().map(|subject| timed(|| one(request, subject)))).collect()
 }
@@ -37,25 +40,25 @@ pub(super) fn check(request: &Request<'_>) -> Vec<Finding> {
 /// The paths of the contract, and the files where the variables of the service put them, each once.
 fn subjects(request: &Request<'_>) -> Vec<Subject> {
     let Some(volume) = &request.service.volume else { return Vec::new() };
-    let durable = volume.durable.iter().filter_map(|durable| {
-        Some(Subject {
-            name: format!("file.{}", durable.path),
-            path: volume.data_root.join(&durable.path),
-            format: durable.format?,
-            note: durable.note.clone(),
-            optional: durable.optional,
-        })
+    let durable = volume.durable.iter().map(|durable| Subject {
+        name: format!("file.{}", durable.path),
+        path: volume.data_root.join(&durable.path),
+        format: durable.format,
+        holds: durable.holds.clone(),
+        note: durable.note.clone(),
+        optional: durable.optional,
     });
     let mut subjects: Vec<Subject> = durable.collect();
     for location in &volume.locations {
-        let (Some(format), Some((_, path))) = (location.format, location.place(|name| request.environment.get(name)))
-        else {
+        let Some((_, path)) = location.place(|name| request.environment.get(name)) else { continue };
+        if location.format.is_none() && !is_on_volume(request, volume, location) {
             continue;
-        };
+        }
         let is_known = subjects.iter().any(|subject| real(&subject.path) == real(&path));
         if path.is_absolute() && !is_known {
             let (name, note) = (format!("file.{}", location.name), location.note.clone());
-            subjects.push(Subject { name, path, format, note, optional: true });
+            let (format, holds) = (location.format, location.holds.clone());
+            subjects.push(Subject { name, path, format, holds, note, optional: true });
         }
     }
     subjects
@@ -66,7 +69,7 @@ fn one(request: &Request<'_>, subject: &Subject) -> Finding {
     let shown = ui::display_path(path.as_os_str().as_encoded_bytes());
     let found = match path.metadata() {
         Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return not_there(subject, &shown),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return not_there(request, subject, &shown),
         Err(error) => return Finding::failed(name, format!("{shown}: {error}"), "run as the user of the service"),
     };
     let restore = match path.strip_prefix(root(request)) {
@@ -76,32 +79,63 @@ fn one(request: &Request<'_>, subject: &Subject) -> Finding {
         Err(_) => format!("it is in no snapshot, as it is not on the volume: {note}"),
     };
     match format {
-        Format::Directory if !found.is_dir() => {
-            Finding::failed(name, format!("{shown} is no folder"), "move it away, and make a folder in its place")
+        Some(Format::Directory) if !found.is_dir() => {
+            return Finding::failed(
+                name,
+                format!("{shown} is no folder"),
+                "move it away, and make a folder in its place",
+            );
         }
-        Format::Directory => match writable(path) {
-            Ok(()) => Finding::ok(name, format!("{shown} can be written to{}", as_root())),
-            Err(error) => Finding::failed(name, format!("{shown} cannot be written to: {error}"), own(path)),
-        },
-        Format::Json | Format::Sqlite if !found.is_file() => {
-            Finding::failed(name, format!("{shown} is no file"), restore)
+        Some(Format::Json | Format::Sqlite) if !found.is_file() => {
+            return Finding::failed(name, format!("{shown} is no file"), restore);
         }
-        Format::Json => match json(path) {
+        _ => {}
+    }
+    let sound = match format {
+        Some(Format::Json) => match json::fault(path, &subject.holds) {
             Ok(()) => Finding::ok(name, format!("{shown} reads as JSON")),
             Err(why) => Finding::failed(name, format!("{shown} is broken: {why}"), restore),
         },
-        Format::Sqlite => database(request, subject, &shown, &restore),
+        Some(Format::Sqlite) => database(request, subject, &shown, &restore),
+        Some(Format::Directory) | None => Finding::ok(name, format!("{shown} can be written to{}", as_root())),
+    };
+    if sound.status == Status::Failed {
+        return sound;
     }
+    match needed_to_write(path, found.is_dir(), *format).iter().find_map(|path| Some((path, writable(path).err()?))) {
+        Some((path, error)) => {
+            let text = format!("{} cannot be written to: {error}", path.display());
+            Finding::failed(name, text, own(request, path))
+        }
+        None => sound,
+    }
+}
+
+/// What the service must be able to write to, to write to this.
+fn needed_to_write(path: &Path, is_dir: bool, format: Option<Format>) -> Vec<PathBuf> {
+    let mut needed = vec![path.to_owned()];
+    if format == Some(Format::Sqlite) && !is_dir {
+        // A database makes its log and its journal beside itself, and writes to those that it finds.
+        let side = |suffix| {
+            let mut side = path.as_os_str().to_owned();
+            side.push(suffix);
+            PathBuf::from(side)
+        };
+        needed.extend(path.parent().map(Path::to_owned));
+        needed.extend(SIDE_SUFFIXES.map(side).into_iter().filter(|side| side.exists()));
+    }
+    needed
 }
 
 fn root<'r>(request: &'r Request<'_>) -> &'r Path {
     request.service.volume.as_ref().map_or(Path::new("/"), |volume| &volume.data_root)
 }
 
-fn not_there(subject: &Subject, shown: &str) -> Finding {
+fn not_there(request: &Request<'_>, subject: &Subject, shown: &str) -> Finding {
     let Subject { name, path, note, optional, .. } = subject;
     if !optional {
-        let fix = format!("if the service has run before, restore it; else make it: mkdir -p {shown}");
+        let fix =
+            format!("if the service has run before, restore it; else make it: mkdir -p {}", ui::shell_word(shown));
         return Finding::failed(name, format!("{shown} is not there: {note}"), fix);
     }
     // Whoever makes it later must be able to.
@@ -110,13 +144,16 @@ fn not_there(subject: &Subject, shown: &str) -> Finding {
         Ok(()) => Finding::ok(name, format!("{shown} is not there yet")),
         Err(error) => {
             let text = format!("{shown} is not there, and cannot be made in {}: {error}", above.display());
-            Finding::failed(name, text, own(above))
+            Finding::failed(name, text, own(request, above))
         }
     }
 }
 
 fn database(request: &Request<'_>, subject: &Subject, shown: &str, restore: &str) -> Finding {
     let name = &subject.name;
+    if let Some(lack) = lack_of_room(&subject.path) {
+        return Finding::warning(name, format!("{shown} was not checked: {lack}"), TMPDIR_FIX);
+    }
     match copy_and_check(request, &subject.path) {
         Ok(bytes) => Finding::ok(name, format!("{shown} is an intact database of {}", ui::bytes(bytes))),
         Err(CaptureError::Inconsistent { reason }) => {
@@ -124,14 +161,26 @@ fn database(request: &Request<'_>, subject: &Subject, shown: &str, restore: &str
         }
         Err(CaptureError::Interrupted) => Finding::skipped(name, "interrupted"),
         Err(CaptureError::Io(error)) => {
-            let text = format!("{shown} could not be copied to be checked: {error}");
-            Finding::warning(
-                name,
-                text,
-                "make room in the temporary folder (TMPDIR), and run as the user of the service",
-            )
+            Finding::warning(name, format!("{shown} could not be copied to be checked: {error}"), TMPDIR_FIX)
         }
     }
+}
+
+const TMPDIR_FIX: &str =
+    "make room in the temporary folder, or name another by TMPDIR; and run as the user of the service";
+
+/// Why there is no room to copy a database. If that cannot be asked, the copy itself will tell.
+fn lack_of_room(database: &Path) -> Option<String> {
+    let length = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+    let mut log = database.as_os_str().to_owned();
+    log.push("-wal");
+    let need = sqlite::room_for(length(database), length(Path::new(&log)));
+    let temporary = std::env::temp_dir();
+    let free = free_space(&temporary).ok()?.bytes;
+    (free < need).then(|| {
+        let (need, free) = (ui::bytes(need), ui::bytes(free));
+        format!("a copy may take {need} in {}, and {free} are free there", temporary.display())
+    })
 }
 
 /// A database in use can be checked only as a snapshot would capture it: by a consistent copy.
@@ -141,37 +190,22 @@ fn copy_and_check(request: &Request<'_>, path: &Path) -> Result<u64, CaptureErro
     };
     let folder = rustix::fs::open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let cancelled = || request.cancel.is_cancelled();
-    Ok(sqlite::capture(folder.as_fd(), file, &std::env::temp_dir(), &cancelled, None)?.size)
+    let scratch = Scratch::new(request.cancel)?;
+    Ok(sqlite::capture(folder.as_fd(), file, scratch.path(), &cancelled, None)?.size)
 }
 
-/// Why a file is no JSON document. What it says is a place in the file, never a part of it.
-fn json(path: &Path) -> Result<(), String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let mut text = Vec::new();
-    file.take(MAX_JSON + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
-    if text.len() as u64 > MAX_JSON {
-        return Err(format!("it is larger than {}", ui::bytes(MAX_JSON)));
-    }
-    // Every such file is an object or a list: a lone `null` holds as little as an empty file does.
-    if !matches!(text.iter().find(|byte| !byte.is_ascii_whitespace()), Some(b'{' | b'[')) {
-        return Err("it holds no object".to_owned());
-    }
-    let read: Result<serde::de::IgnoredAny, _> = serde_json::from_slice(&text);
-    read.map(|_| ()).map_err(|error| format!("no JSON from line {}, column {} on", error.line(), error.column()))
-}
-
-/// Whether the running user may make files there.
-fn writable(folder: &Path) -> Result<(), io::Error> {
-    let wanted = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
-    Ok(rustix::fs::accessat(CWD, folder, wanted, AtFlags::EACCESS)?)
+/// Whether the running user may write there; in a folder that is to make files.
+fn writable(path: &Path) -> Result<(), io::Error> {
+    let enter = if path.is_dir() { Access::EXEC_OK } else { Access::empty() };
+    Ok(rustix::fs::accessat(CWD, path, Access::READ_OK | Access::WRITE_OK | enter, AtFlags::EACCESS)?)
 }
 
 /// Writes, syncs and removes one file: a permission alone does not show a full disk or a broken one.
-fn scratch(root: &Path) -> Finding {
+fn scratch(request: &Request<'_>, root: &Path) -> Finding {
     const NAME: &str = "file.scratch";
     match write_scratch(root) {
         Ok(()) => Finding::ok(NAME, format!("a file was written to {}, and removed{}", root.display(), as_root())),
-        Err(error) => Finding::failed(NAME, format!("{} takes no file: {error}", root.display()), own(root)),
+        Err(error) => Finding::failed(NAME, format!("{} takes no file: {error}", root.display()), own(request, root)),
     }
 }
 
@@ -192,9 +226,20 @@ fn write_named(path: &Path, content: &[u8]) -> io::Result<()> {
     written.and(std::fs::remove_file(path))
 }
 
-fn own(path: &Path) -> String {
+/// How the running user comes to be able to write to exactly this.
+fn own(request: &Request<'_>, path: &Path) -> String {
+    let (root, path) = (real(root(request)), real(path));
+    if !root.is_dir() {
+        return format!("attach a volume and mount it at {}", root.display());
+    }
+    if !path.starts_with(&root) {
+        return format!("it is not on the volume {}: see the checks `location.…`", root.display());
+    }
     let user = rustix::process::geteuid().as_raw();
-    format!("mount it writable, and give it to the user of the service: chown -R {user} {}", path.display())
+    let path = ui::shell_word(path.display());
+    format!(
+        "mount the volume writable, and give this to the user of the service, nothing below it: chown {user} {path}"
+    )
 }
 
 /// Root may write everywhere, so that it could says nothing of the user of the service.

@@ -4,13 +4,15 @@
 //!
 //! Invariants:
 //! * Nothing is changed but one scratch object below `probe/` in the store and one scratch file on the volume. (Databases
-//!   are checked on a copy in the temporary folder, which is gone at once.)
+//!   are checked on a copy in the temporary folder, if there is room; it is gone at once, also after Ctrl-C.)
 //! * No finding holds a secret: no check repeats one, and at the end every value of a secret variable is blanked out.
 //! * The checks and their order depend on profile and arguments alone; each says how long it took.
 
 mod files;
+mod json;
 mod keys;
 mod locations;
+mod scratch;
 mod sidecars;
 mod space;
 mod store;

@@ -83,8 +83,7 @@ pub struct Workspace {
 pub fn workspaces(text: &[u8]) -> Result<Vec<Workspace>, FileError> {
     #[derive(Deserialize)]
     struct ServerFile {
-        #[serde(default)]
-        workspaces: Vec<Listed>,
+        workspaces: Option<Vec<Listed>>,
     }
     #[derive(Deserialize)]
     struct Listed {
@@ -92,7 +91,7 @@ pub fn workspaces(text: &[u8]) -> Result<Vec<Workspace>, FileError> {
         path: Option<String>,
     }
     let file: ServerFile = serde_json::from_slice(text).map_err(FileError::of("workspaces"))?;
-    let listed = file.workspaces.into_iter().map(|listed| {
+    let listed = file.workspaces.into_iter().flatten().map(|listed| {
         let path = PathBuf::from(listed.path.unwrap_or_default().trim_end_matches('/'));
         match listed.id {
             Some(id) => Ok(Workspace { id, path }),

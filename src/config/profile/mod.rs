@@ -27,7 +27,7 @@ pub use probe::{Answer, Method, Probe};
 pub use shape::{Fault, Shape, is_loopback};
 pub use system::{Engine, Facts, Sessions, Sidecars, Workspaces};
 pub use variable::{Condition, Need, Rule, Source, Variable};
-pub use volume::{Candidate, DurablePath, Format, Location};
+pub use volume::{Candidate, DurablePath, Format, JsonType, Location};
 
 use super::file::{TomlFault, toml_error, toml_fault};
 

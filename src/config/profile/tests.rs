@@ -82,7 +82,7 @@ fn each_rule_is_kept_and_its_breach_is_found_at_its_line() {
     let location =
         |more: &str| format!("{}[[services.volume.locations]]\nname = \"l\"\nnote = \"n\"\n{more}", variable(""));
     let system = |more: &str| format!("{identity}{more}");
-    let workspaces = "[services.workspaces]\nengine = \"openwork\"\nvariable = \"A\"\nidentity = \"c\"\nlist = \"/l\"\nitems_at = \"/i\"\nconfig = \"/c\"\naudit = \"/a\"\n";
+    let workspaces = "[services.workspaces]\nengine = \"openwork\"\nvariable = \"A\"\nidentity = \"c\"\nlist = \"/l\"\nitems_at = \"/i\"\nconfig = \"/c\"\naudit = \"/a\"\naudit_items_at = \"/e\"\naudit_time_at = \"/t\"\n";
     let sessions = "[services.sessions]\nengine = \"opencode\"\nidentity = \"c\"\nlist = \"/l\"\none = \"/o\"\ncreate = \"/c\"\nhealth = \"/h\"\nversion_at = \"/v\"\n";
     let sidecars =
         "[services.sidecars]\npath = \"s\"\nsource = \"A\"\ndownloaded = []\nmanifest = \"https://a.example\"\n";
@@ -112,7 +112,22 @@ fn each_rule_is_kept_and_its_breach_is_found_at_its_line() {
             7,
             "the path `a` is there twice",
         ),
+        (
+            "durable = [{ path = \"a\", note = \"\", format = \"sqlite\", holds = { \"/t\" = \"array\" } }]".into(),
+            7,
+            "for a file of the format `json`",
+        ),
+        (
+            "durable = [{ path = \"a\", note = \"\", format = \"json\", holds = { t = \"array\" } }]".into(),
+            7,
+            "`t` is no JSON pointer",
+        ),
         (location("candidates = []\nfix = { A = \"/data/x\" }"), 11, "has no candidates"),
+        (
+            location("candidates = [{ variable = \"A\" }]\nfix = { A = \"/data/x\" }\nholds = { \"\" = \"object\" }"),
+            11,
+            "for a file of the format `json`",
+        ),
         (location("candidates = [{ variable = \"A\" }]\nfix = {}"), 11, "does not say how to put it"),
         (location("candidates = [{ variable = \"A\" }]\nfix = { B = \"/data/x\" }"), 15, "`l` refers to `B`"),
         (location("candidates = [{ variable = \"A\" }]\nfix = { A = \"/dat\" }"), 15, "off the volume"),

@@ -1,11 +1,11 @@
 //! Whether a profile makes sense as a whole.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Component, Path};
 
 use super::place::Found;
 use super::shape::{Fault, Shape};
-use super::{Condition, Method, Profile, Send, Service, Sidecars, Variable, Volume};
+use super::{Condition, Format, JsonType, Method, Profile, Send, Service, Sidecars, Variable, Volume};
 
 /// Identities that every service knows: nobody, and somebody with a wrong token.
 pub(super) const ALWAYS: [&str; 2] = ["none", "wrong"];
@@ -50,13 +50,17 @@ fn of_volume(service: &Service, volume: &Volume, found: &mut Found) {
         found.each(key, paths, |found, path| below_root(path, found));
     }
     found.unique("durable", "path", volume.durable.iter().map(|durable| durable.path.as_str()));
-    found.each("durable", &volume.durable, |found, durable| below_root(&durable.path, found));
+    found.each("durable", &volume.durable, |found, durable| {
+        below_root(&durable.path, found);
+        of_holds(durable.format, &durable.holds, found);
+    });
     found.unique("locations", "location", volume.locations.iter().map(|location| location.name.as_str()));
     found.each("locations", &volume.locations, |found, location| {
         let name = &location.name;
         if location.candidates.is_empty() {
             found.say(format!("the location `{name}` has no candidates"));
         }
+        of_holds(location.format, &location.holds, found);
         if location.fix.is_empty() {
             found.say(format!("the location `{name}` does not say how to put it on the volume (`fix`)"));
         }
@@ -69,6 +73,13 @@ fn of_volume(service: &Service, volume: &Volume, found: &mut Found) {
             });
         }
     });
+}
+
+fn of_holds(format: Option<Format>, holds: &BTreeMap<String, JsonType>, found: &mut Found) {
+    holds.keys().for_each(|at| pointer(at, found));
+    if !holds.is_empty() && format != Some(Format::Json) {
+        found.say("`holds` is for a file of the format `json`");
+    }
 }
 
 fn below_root(path: &str, found: &mut Found) {

@@ -17,6 +17,10 @@ pub struct DurablePath {
     pub note: String,
     /// What it must be readable as, where a broken file makes the service lose data in silence.
     pub format: Option<Format>,
+    /// Of a JSON file: JSON pointer → the type of what must be there. Without it the service would find nothing, and say
+    /// nothing.
+    #[serde(default)]
+    pub holds: BTreeMap<String, JsonType>,
     /// Whether the service may not have made it yet.
     #[serde(default)]
     pub optional: bool,
@@ -34,6 +38,52 @@ pub enum Format {
     Sqlite,
 }
 
+/// A type of JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum JsonType {
+    /// `{…}`
+    Object,
+    /// `[…]`
+    Array,
+    /// `"…"`
+    String,
+    /// `1`
+    Number,
+    /// `true` or `false`
+    Boolean,
+    /// `null`
+    Null,
+}
+
+impl JsonType {
+    /// Of a valid JSON text, by how it begins.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        match text.trim_start().bytes().next() {
+            Some(b'{') => Self::Object,
+            Some(b'[') => Self::Array,
+            Some(b'"') => Self::String,
+            Some(b't' | b'f') => Self::Boolean,
+            Some(b'n') => Self::Null,
+            _ => Self::Number,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Object => "object",
+            Self::Array => "array",
+            Self::String => "string",
+            Self::Number => "number",
+            Self::Boolean => "boolean",
+            Self::Null => "null",
+        }
+    }
+}
+
 /// Where the service keeps something: its variables decide, the first candidate that applies.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +99,9 @@ pub struct Location {
     pub critical: bool,
     /// What it must be readable as, if it is there.
     pub format: Option<Format>,
+    /// Of a JSON file: JSON pointer → the type of what must be there.
+    #[serde(default)]
+    pub holds: BTreeMap<String, JsonType>,
     /// Variables that put it on the volume.
     pub fix: BTreeMap<String, String>,
 }
