@@ -1,5 +1,5 @@
-//! The whole mission: a deployment in use, snapshots meanwhile, an incident, a restore in its place, and every session is there again
-//! for whoever asks the booted service.
+//! The whole mission: a deployment in use, snapshots meanwhile, an incident, a restore in its place that asks the service before it is
+//! done, and every session is there again for whoever asks it: in a new container, of which nothing but the volume is the old one.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
@@ -21,33 +21,43 @@ mod verifier;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deployment::{Deployment, Ends, facts, sessions};
 use opencode::{Home, NEW, OLD, OpenCode};
-use openwork::{CLIENT, Minted, Version};
+use openwork::{CLIENT, Minted, Version, forward};
 use openwork_process::Process;
 use serde_json::json;
+use stub_store::Server;
 use support::opsctl::{Done, run, url};
 use support::tree::{Tree, assert_equal};
 use support::wait_for;
 use verifier::{Verified, verified};
 
-/// A deployment that is in use: a server in front of a real OpenCode, both processes of their own.
+/// A deployment that is in use: a server in front of a real OpenCode, both processes of their own, at a URL that stays.
 struct Running {
     it: Deployment,
     engine: &'static str,
     version: Version,
     real: Option<OpenCode>,
     server: Option<Process>,
+    front: Server,
+    behind: Arc<Mutex<String>>,
 }
 
 impl Running {
     fn boot(engine: &'static str, version: Version) -> Self {
-        let mut running = Self { it: Deployment::new(), engine, version, real: None, server: None };
-        running.boot_again();
+        let behind = Arc::new(Mutex::new(String::new()));
+        let server = behind.clone();
+        let front = Server::start(move |request, body| {
+            let server = server.lock().unwrap().clone();
+            forward(&server, request, body)
+        });
+        let mut running = Self { it: Deployment::new(), engine, version, real: None, server: None, front, behind };
+        let home = running.it.home();
+        running.boot_at(&home);
         running
     }
 
@@ -55,22 +65,24 @@ impl Running {
         self.server.as_ref().expect("it runs")
     }
 
+    /// Ends the container: its HOME goes with it.
     fn stop(&mut self) {
-        self.real.take().expect("it runs").stop();
-        self.server.take().expect("it runs").stop();
+        if let Some(server) = self.server.take() {
+            server.stop();
+        }
+        if let Some(real) = self.real.take() {
+            let container = real.container();
+            real.stop();
+            assert!(!container.exists(), "nothing of the old container is left");
+        }
     }
 
-    /// A new container with this volume: HOME is empty.
-    fn boot_again(&mut self) {
-        let home = self.it.home();
-        self.boot_at(&home);
-    }
-
-    /// The same with the durable folders of OpenCode elsewhere.
+    /// A new container with this volume: HOME is empty. The durable folders of OpenCode are in this one.
     fn boot_at(&mut self, home: &Home) {
         let real = OpenCode::start(self.engine, &self.it.workspace(), home);
-        self.server = Some(Process::start(self.version, &self.it.bench.tree, (&real.url(), &real.password)));
-        self.real = Some(real);
+        let server = Process::start(self.version, &self.it.bench.tree, (&real.url(), &real.password));
+        *self.behind.lock().unwrap() = server.url();
+        (self.real, self.server) = (Some(real), Some(server));
     }
 
     /// The server comes up on what the incident has left, and its engine does not.
@@ -116,12 +128,56 @@ impl Running {
         verified(&self.server().url(), &env, &["--against", snapshot, "--write-probe", "--create-probe-tokens"])
     }
 
-    fn restore(&self, snapshot: &str) -> Done {
-        let bench = &self.it.bench;
-        let mut command = bench.command();
-        command.arg("restore").arg(&bench.tree).args(["--json", "--yes", "--snapshot", snapshot]);
-        command.env("OPSCTL_IDENTITY_FILE", &bench.identity).env("OPSCTL_STATE_DIR", &bench.state);
-        run(command).ok()
+    /// A restore in place that asks the service before it is done. The test is the platform: it ends the container when the
+    /// stop command asks for that, and the start command gets a new one with this volume.
+    fn restore(&mut self, snapshot: &str) -> Done {
+        let (dir, tree) = (self.it.bench.dir.to_path_buf(), self.it.bench.tree.clone());
+        let asks = |what: &str| {
+            let path = dir.join(what).display().to_string();
+            format!("touch '{path}.asked'; until [ -e '{path}.done' ]; do sleep 0.05; done; rm '{path}.done'")
+        };
+        let mut command = self.it.bench.command();
+        command.arg("restore").arg(&tree).args(["--json", "--yes", "--snapshot", snapshot]);
+        command.args(["--stop-cmd", &asks("stop"), "--start-cmd", &asks("start"), "--verify-url"]);
+        command.arg(format!("http://127.0.0.1:{}", self.front.port)).envs(self.server().env());
+        let (identity, state) = (&self.it.bench.identity, &self.it.bench.state);
+        command.env("OPSCTL_IDENTITY_FILE", identity).env("OPSCTL_STATE_DIR", state);
+        let over = AtomicBool::new(false);
+        let is_asked = |what: &str| {
+            let asked = dir.join(format!("{what}.asked"));
+            wait_for(what, Duration::from_secs(120), || match std::fs::remove_file(&asked) {
+                Ok(()) => Some(true),
+                Err(_) => over.load(Ordering::SeqCst).then_some(false),
+            })
+        };
+        let is_done = |what: &str| std::fs::write(dir.join(format!("{what}.done")), "").unwrap();
+        let done = std::thread::scope(|scope| {
+            let platform = scope.spawn(|| {
+                if is_asked("stop") {
+                    self.stop();
+                    is_done("stop");
+                }
+                if is_asked("start") {
+                    let home = self.it.home();
+                    self.boot_at(&home);
+                    is_done("start");
+                }
+            });
+            let done = {
+                let _ends_with_this = Ends(&over);
+                run(command)
+            };
+            platform.join().unwrap();
+            done
+        })
+        .ok();
+        let verification = &done.json["verification"];
+        assert_eq!(verification["ok"], true, "{}", done.stdout);
+        for name in ["health", "sessions", "sessions.against", "tokens.against", "workspaces.against"] {
+            let mut checks = verification["checks"].as_array().unwrap().iter();
+            assert!(checks.any(|check| check["name"] == name && check["status"] == "ok"), "{name}: {}", done.stdout);
+        }
+        done
     }
 }
 
@@ -207,9 +263,7 @@ fn mission(engine: &'static str, version: Version) {
     let lost = running.verify(last.id()).is("failed");
     assert_eq!((lost.status("health"), lost.status("sessions.against")), ("ok", "failed"));
 
-    running.server.take().expect("it runs").stop();
     running.restore(last.id());
-    running.boot_again();
     assert_eq!(running.told(), told, "every session with every message");
     assert!(!told.contains_key(&late));
     kept.is_there(&running);
@@ -221,19 +275,17 @@ fn mission(engine: &'static str, version: Version) {
     let next = running.use_it("after the restore", 1);
     running.it.take();
     assert_eq!(sessions(&running.it.facts()).messages[&next], 1);
-    running.stop();
 
     // Every snapshot that was taken meanwhile has what was committed before it began, and what it says that it has.
     for (before, id) in taken {
         running.restore(&id);
-        running.boot_again();
         let told = running.told();
         assert!(before.iter().all(|session| told.contains_key(session)), "{before:?} in {told:?}");
         assert_eq!(told, sessions(&facts(&running.it.bench, &id).unwrap()).messages);
         running.verify(&id).passed();
         kept.is_there(&running);
-        running.stop();
     }
+    running.stop();
     stock_tools(&running, last.id());
 }
 

@@ -45,7 +45,7 @@ pub struct OpenCode {
     pub password: String,
     pub workspace: PathBuf,
     /// HOME, the caches and the log: nothing of it must survive.
-    _dir: TestDir,
+    dir: TestDir,
 }
 
 impl OpenCode {
@@ -73,7 +73,7 @@ impl OpenCode {
         command.env("NO_PROXY", "127.0.0.1").envs(env.iter().copied());
         let mut process = Daemon::start("OpenCode", command, &dir);
         let port = process.port_after("opencode server listening on ", START_LIMIT);
-        let it = Self { process, port, password, workspace: workspace.to_owned(), _dir: dir };
+        let it = Self { process, port, password, workspace: workspace.to_owned(), dir };
         wait_for("OpenCode to be healthy", START_LIMIT, || {
             let health = it.try_ask("GET", "/global/health", &[]).ok()?;
             (health.json()["version"] == version).then_some(())
@@ -88,6 +88,11 @@ impl OpenCode {
 
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The container that it runs in: HOME, the caches and the log. A start makes a new one.
+    pub fn container(&self) -> PathBuf {
+        self.dir.path().to_owned()
     }
 
     fn try_ask(&self, method: &str, path: &str, body: &[u8]) -> Result<Answer, String> {
