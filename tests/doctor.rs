@@ -468,7 +468,7 @@ fn the_text_for_people_lists_what_to_do() {
     let last = done.stdout.lines().last().unwrap();
     assert!(last.starts_with("failed: 1 failed, "), "{}", done.stdout);
     assert!(
-        done.stdout.lines().any(|line| line.starts_with("failed var.OPENWORK_TOKEN: set OPENWORK_TOKEN")),
+        done.stdout.lines().any(|line| line.starts_with("FAILED var.OPENWORK_TOKEN: set OPENWORK_TOKEN")),
         "{}",
         done.stdout
     );

@@ -3,7 +3,7 @@
 use clap::Args;
 use jiff::{SignedDuration, Span, SpanRelativeTo};
 
-use super::Session;
+use super::{Session, checks};
 use crate::archive::keyring::Identities;
 use crate::archive::signature::SigningKey;
 use crate::capture::HostConfig;
@@ -13,7 +13,7 @@ use crate::config::profile::Service;
 use crate::doctor::{self, Report, Request, Verdict};
 use crate::finding::Status;
 use crate::providers::store::{Location, ProcessEnv, RetryPolicy, Store};
-use crate::ui::{self, Output, Table};
+use crate::ui::{self, Output};
 use crate::{Error, ExitCode, Result};
 
 /// Check the deployment before anything breaks
@@ -128,15 +128,10 @@ fn parse_duration(text: &str) -> Result<SignedDuration> {
 }
 
 fn render(report: &Report, width: Option<u16>) -> String {
-    let mut table = Table::new(["CHECK", "RESULT", "TIME", "WHAT WAS SEEN"]).right([2]);
-    for check in &report.checks {
-        let time = std::time::Duration::from_millis(check.duration_ms);
-        table.row([check.name.clone(), word(check.status).to_owned(), ui::duration(time), check.detail.clone()]);
-    }
-    let mut text = table.render(width);
+    let mut text = checks::table(&report.checks, width);
     for status in [Status::Failed, Status::Warning] {
         for check in report.checks.iter().filter(|check| check.status == status) {
-            text += &format!("\n{} {}: {}", word(status), check.name, check.fix.as_deref().unwrap_or_default());
+            text += &format!("\n{} {}: {}", checks::word(status), check.name, check.fix.as_deref().unwrap_or_default());
         }
     }
     let count = |status| report.checks.iter().filter(|check| check.status == status).count();
@@ -151,15 +146,6 @@ fn render(report: &Report, width: Option<u16>) -> String {
         count(Status::Ok),
         count(Status::Skipped)
     )
-}
-
-const fn word(status: Status) -> &'static str {
-    match status {
-        Status::Skipped => "skipped",
-        Status::Ok => "ok",
-        Status::Warning => "warning",
-        Status::Failed => "failed",
-    }
 }
 
 #[cfg(test)]

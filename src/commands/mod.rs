@@ -4,6 +4,7 @@
 //! The doc comment of an `Args` struct is the command's help.
 
 mod check;
+mod checks;
 mod compatibility;
 mod completions;
 mod config;

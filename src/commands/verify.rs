@@ -6,12 +6,12 @@ use std::time::Duration;
 use clap::Args;
 use jiff::SignedDuration;
 
-use super::Session;
 use super::reading::{ReadArgs, Reading};
+use super::{Session, checks};
 use crate::config::KeySource;
 use crate::finding::{Finding, Status};
 use crate::repository::{Purpose, Snapshot, Which};
-use crate::ui::{self, Output, Table};
+use crate::ui::Output;
 use crate::verify::{self, Address, Against, Report, Request, TokenFiles, Tokens};
 use crate::{ExitCode, Result};
 
@@ -113,12 +113,7 @@ pub(super) fn recorded(session: &Session<'_>, reading: &Reading, snapshot: &Snap
 }
 
 fn render(report: &Report, width: Option<u16>) -> String {
-    let mut table = Table::new(["CHECK", "STATUS", "TIME", "SEEN"]).right([2]);
-    for check in &report.checks {
-        let took = ui::duration(Duration::from_millis(check.duration_ms));
-        table.row([check.name.clone(), word(check.status).to_owned(), took, check.detail.clone()]);
-    }
-    let mut text = table.render(width);
+    let mut text = checks::table(&report.checks, width);
     text.push('\n');
     for check in report.checks.iter().filter(|check| check.status >= Status::Warning) {
         text.push_str(&fix(check));
@@ -132,15 +127,6 @@ fn render(report: &Report, width: Option<u16>) -> String {
 
 fn fix(check: &Finding) -> String {
     check.fix.as_ref().filter(|fix| !fix.is_empty()).map_or_else(String::new, |fix| format!("{}: {fix}\n", check.name))
-}
-
-const fn word(status: Status) -> &'static str {
-    match status {
-        Status::Skipped => "skipped",
-        Status::Ok => "ok",
-        Status::Warning => "warning",
-        Status::Failed => "FAILED",
-    }
 }
 
 /// A time such as `60s`, `2m` or `1m 30s`; a number alone is seconds.
