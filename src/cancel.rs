@@ -112,7 +112,7 @@ mod tests {
         [&ours, &other].into_iter().for_each(|folder| std::fs::create_dir(folder).unwrap());
         std::fs::write(ours.join("copy"), "x").unwrap();
         let cancel = Cancel::default();
-        cancel.clone().remove_at_the_end(ours.clone());
+        cancel.remove_at_the_end(ours.clone());
         cancel.remove_scratch();
         assert!(!ours.exists() && other.exists());
         std::fs::create_dir(&ours).unwrap();

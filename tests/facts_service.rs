@@ -109,6 +109,16 @@ fn pitfall_7_a_workspace_that_a_start_with_the_flag_hides_is_missing() {
     assert_eq!(two.recorded(), two.both());
     against(&two.it, &whole, &told).passed();
     two.names_the_second(&against(&two.it, &hiding, &told).failed(&["workspaces.against"]));
+    // No reason to take a restore back: no other tree would make it served.
+    let mut command = two.it.bench.command();
+    command.arg("restore").arg(&two.it.bench.tree).args(["--json", "--yes", "--force", "--snapshot", &told]);
+    command.args(["--verify-url", &hiding.url()]).envs(hiding.env());
+    command.env("OPSCTL_IDENTITY_FILE", &two.it.bench.identity).env("OPSCTL_STATE_DIR", &two.it.bench.state);
+    std::fs::write(two.it.workspace().join("made-since.txt"), "made since").unwrap();
+    let done = run(command).ok();
+    assert_eq!(done.json["verification"]["ok"], true, "{}", done.stdout);
+    assert!(done.stderr.contains("workspaces.against was not checked"), "{}", done.stderr);
+    assert!(!two.it.workspace().join("made-since.txt").exists());
     // Nobody was asked, and a variable names one: whether the other was served at capture nobody knows.
     let untold = two.take(None);
     assert_eq!(two.recorded(), two.both());
@@ -193,6 +203,12 @@ fn a_broken_list_of_workspaces_is_a_warning_and_no_short_one() {
     let done = run(two.it.snapshot_command(&[])).ok();
     done.warning("workspaces: not captured, openwork-server/server.json: it is not a valid list of workspaces (line");
     assert!(!done.says(CLIENT) && two.it.facts().workspaces.reason().is_some());
+    // The service itself takes it for an empty one.
+    let work = two.boot(false);
+    let mut command = two.it.snapshot_command(&["--service-url", &work.url()]);
+    command.env("OPENWORK_TOKEN", CLIENT);
+    run(command).ok().warning("workspaces: not captured, openwork-server/server.json");
+    assert!(work.seen().iter().any(|request| request.starts_with("GET /workspaces")), "{:?}", work.seen());
     std::fs::write(&config, whole).unwrap();
     let done = run(two.it.snapshot_command(&["--exclude", "server.json"])).ok();
     done.warning("workspaces: not captured, openwork-server/server.json is not in the snapshot");

@@ -106,10 +106,13 @@ pub struct WorkspaceFacts {
     /// The time of that entry, in milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_audit_ms: Option<i64>,
-    /// True if only the service's own list names it, the service was not asked, and a variable names another one: a service
-    /// that is started with that one does not look at its list.
+    /// Whether a variable names another workspace: a service that is started with that one does not look at its own list,
+    /// which has this one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub may_be_hidden: bool,
+    /// Whether the service listed it when it was asked at capture.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub served: bool,
 }
 
 #[cfg(test)]
@@ -136,8 +139,9 @@ mod tests {
         let facts = Facts::read(json.as_bytes()).unwrap();
         let again: serde_json::Value = serde_json::to_value(&facts).unwrap();
         assert_eq!(again, serde_json::from_str::<serde_json::Value>(json).unwrap());
-        // What was written before there could be several workspaces is certain; what may be hidden is told from it.
+        // The first as it was written when there could be one only.
         let workspaces = facts.workspaces.recorded().unwrap();
-        assert_eq!(workspaces.iter().map(|workspace| workspace.may_be_hidden).collect::<Vec<_>>(), [false, true]);
+        let known: Vec<_> = workspaces.iter().map(|workspace| (workspace.may_be_hidden, workspace.served)).collect();
+        assert_eq!(known, [(false, false), (true, true)]);
     }
 }

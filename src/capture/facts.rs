@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * Facts are of the very content that is captured: of the copy that was made of a database, and of a file between the two
-//!   looks that prove it at rest.
+//!   looks that prove it at rest. Only which workspaces are served may be known better: by the service that was asked.
 //! * Unchanged files are not read again: what was found in them is remembered with their hash. A file about which
 //!   nothing is remembered is read, changed or not.
 //! * What cannot be recorded stops no snapshot; it is recorded that it was not, with the reason.
@@ -53,7 +53,7 @@ pub struct FactsRequest {
 /// Where it stands which workspaces there are.
 #[derive(Clone, Debug)]
 pub struct AskedWorkspaces {
-    /// What the running service listed, if it was asked: then nothing else counts.
+    /// What the running service listed, if it was asked: then nothing else counts, unless that is nothing.
     pub told: Option<Vec<Workspace>>,
     /// The workspace that the contract has, by its absolute path, or why there is none.
     pub place: Result<PathBuf, String>,
@@ -213,29 +213,41 @@ impl<'a> Recorder<'a> {
 
     /// Which workspaces there are: as the service told, else the one that is named, with those of the service's own list.
     fn workspaces(&self, asked: &AskedWorkspaces) -> Recorded<Vec<WorkspaceFacts>> {
-        if let Some(told) = &asked.told {
-            return Recorded::Recorded(told.iter().map(|one| self.workspace(asked, one, false)).collect());
+        let place = asked.place.as_ref().map(|path| Workspace { id: openwork::workspace_id(path), path: path.clone() });
+        let is_place = |one: &Workspace| place.as_ref().is_ok_and(|place| one.id == place.id || one.path == place.path);
+        let with_logs = |all: &[Workspace], served: bool| {
+            let facts = all.iter().map(|one| WorkspaceFacts {
+                may_be_hidden: asked.is_named && !is_place(one),
+                served,
+                ..self.workspace(asked, one)
+            });
+            Recorded::Recorded(facts.collect())
+        };
+        // A service that lists none has perhaps lost its list: the file tells.
+        if let Some(told) = asked.told.as_ref().filter(|told| !told.is_empty()) {
+            return with_logs(told, true);
         }
         let list =
             self.recorded(&asked.list, |found| if let Found::Workspaces(list) = found { Some(list) } else { None });
-        let list = match list {
+        let mut list = match list {
             Recorded::Recorded(list) => list,
             Recorded::NotAsked => Vec::new(),
             Recorded::NotCaptured(reason) => return Recorded::NotCaptured(reason),
         };
-        if !list.is_empty() && !asked.is_named {
-            return Recorded::Recorded(list.iter().map(|one| self.workspace(asked, one, false)).collect());
+        if list.is_empty() || asked.is_named {
+            match &place {
+                Ok(place) => {
+                    list.retain(|one| !is_place(one));
+                    list.insert(0, place.clone());
+                }
+                Err(reason) => return Recorded::NotCaptured((*reason).clone()),
+            }
         }
-        let place = match &asked.place {
-            Ok(path) => Workspace { id: openwork::workspace_id(path), path: path.clone() },
-            Err(reason) => return Recorded::NotCaptured(reason.clone()),
-        };
-        let others = list.iter().filter(|one| one.id != place.id && one.path != place.path);
-        let others = others.map(|one| self.workspace(asked, one, true));
-        Recorded::Recorded(std::iter::once(self.workspace(asked, &place, false)).chain(others).collect())
+        with_logs(&list, false)
     }
 
-    fn workspace(&self, asked: &AskedWorkspaces, of: &Workspace, may_be_hidden: bool) -> WorkspaceFacts {
+    /// A workspace with the end of its audit log.
+    fn workspace(&self, asked: &AskedWorkspaces, of: &Workspace) -> WorkspaceFacts {
         let log = asked.audit.as_ref().and_then(|folder| folder.join(format!("{}.jsonl", of.id).as_bytes()).ok());
         let last = log.and_then(|log| self.found().get(&shown(&log)).map(|(_, found)| found.clone()));
         let (last_audit, last_audit_ms) = match last {
@@ -243,7 +255,7 @@ impl<'a> Recorder<'a> {
             _ => (None, None),
         };
         let (id, path) = (of.id.clone(), of.path.to_string_lossy().into_owned());
-        WorkspaceFacts { id, path, last_audit, last_audit_ms, may_be_hidden }
+        WorkspaceFacts { id, path, last_audit, last_audit_ms, ..WorkspaceFacts::default() }
     }
 
     /// Remembers what was found, for the next run.

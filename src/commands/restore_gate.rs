@@ -6,6 +6,7 @@ use super::Session;
 use super::reading::Reading;
 use super::restore::RestoreArgs;
 use super::verify::recorded;
+use crate::archive::facts::Recorded;
 use crate::config::profile::Service;
 use crate::finding::Status;
 use crate::repository::Snapshot;
@@ -57,10 +58,15 @@ impl<'a> Question<'a> {
         if self.is_part || self.service.facts.is_none() {
             return;
         }
-        self.against = Some(recorded(session, reading, snapshot).unwrap_or_else(|error| {
+        let mut against = recorded(session, reading, snapshot).unwrap_or_else(|error| {
             ui::warn(format!("the service will not be compared with the snapshot: {}", error.full_message()));
             Against { snapshot: snapshot.id.to_string(), facts: None }
-        }));
+        });
+        if let Some(Recorded::Recorded(workspaces)) = against.facts.as_mut().map(|facts| &mut facts.workspaces) {
+            // A start may hide those. That is said, and no other tree would change anything about it.
+            workspaces.iter_mut().for_each(|workspace| workspace.served &= !workspace.may_be_hidden);
+        }
+        self.against = Some(against);
     }
 
     /// Why the service is not compared with the snapshot, although nothing is in the way.

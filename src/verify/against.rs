@@ -182,7 +182,7 @@ fn workspaces_against(captured: &[WorkspaceFacts], state: &State) -> Finding {
             listed.id == *id || listed.path.as_ref().is_some_and(|path| !path.is_empty() && *path == workspace.path)
         };
         let Some(listed) = there.iter().find(|listed| is_served(listed)) else {
-            let list = if workspace.may_be_hidden { &mut hidden } else { &mut wrong };
+            let list = if workspace.may_be_hidden && !workspace.served { &mut hidden } else { &mut wrong };
             list.push(format!("{id} of {} is missing", workspace.path));
             continue;
         };
@@ -196,8 +196,8 @@ fn workspaces_against(captured: &[WorkspaceFacts], state: &State) -> Finding {
         }
     }
     if wrong.is_empty() && !hidden.is_empty() {
-        let why = "the list of the service has it, and whether it was served at capture is not known: a start with --workspace \
-                   hides that list; `snapshot --service-url` asks the service";
+        let why = "a start with --workspace hides the service's own list, which has it; whether it was served at capture is \
+                   known only where `snapshot --service-url` asked";
         return Finding::skipped(name, format!("{}: {why}", hidden.join("; ")));
     }
     wrong.append(&mut hidden);
