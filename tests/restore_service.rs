@@ -123,7 +123,7 @@ fn a_service_that_is_well_keeps_the_new_tree() {
     let stop = format!("echo stop >> {}", log.display());
     // It becomes well when it is started, and sees the new tree.
     let start = format!(
-        "cat {}/top >> {log}; echo start >> {log}; echo '{{\"ok\":true}}' > {}",
+        "cat {}/top >> {log}; echo start >> {log}; echo '{{\"ok\":true,\"version\":\"0.18.1\"}}' > {}",
         it.tree().display(),
         dir.join("health").display(),
         log = log.display()
@@ -151,7 +151,7 @@ fn a_service_that_is_well_keeps_the_new_tree() {
 #[test]
 fn a_service_that_lets_everybody_in_gets_its_old_tree_back() {
     let it = Incident::new();
-    let health = it.bench.dir.write("health", r#"{"ok":true}"#);
+    let health = it.bench.dir.write("health", r#"{"ok":true,"version":"0.18.1"}"#);
     let (_server, url) = serving(&health, "200 OK");
     let done = it.restore(["--yes", "--verify-url", &url]).ended(5);
     assert!(done.error().contains("OPEN TO EVERYBODY without a token"), "{}", done.error());
@@ -315,7 +315,7 @@ fn other_versions_than_the_running_service_s_are_said_with_both() {
 #[test]
 fn a_restore_that_died_before_its_service_was_started_is_verified_by_the_next_run() {
     let it = Incident::new();
-    let health = it.bench.dir.write("health", r#"{"ok":true}"#);
+    let health = it.bench.dir.write("health", r#"{"ok":true,"version":"0.18.1"}"#);
     let (_server, url) = service(&health);
     let args = ["--yes", "--verify-url", &url, "--start-cmd", "kill -9 $PPID"];
     killed(in_place(&it.bench, it.tree(), args));

@@ -26,6 +26,8 @@ pub struct Probe {
     /// Versions that the answer tells: the name of the part → a JSON pointer (RFC 6901) into the answer.
     #[serde(default)]
     pub versions: BTreeMap<String, String>,
+    /// JSON pointer to the milliseconds that the service has run for, where the answer tells them: they prove a restart.
+    pub uptime_ms: Option<String>,
     /// What it means when it is not right, and what to do.
     #[serde(default)]
     pub fix: String,
@@ -70,6 +72,9 @@ pub struct Answer {
     /// Its body is JSON in which these JSON pointers (RFC 6901) lead to these values.
     #[serde(default)]
     pub json: BTreeMap<String, serde_json::Value>,
+    /// Its body is JSON in which these JSON pointers lead to something, whatever it is.
+    #[serde(default)]
+    pub has: Vec<String>,
     /// Its body holds each of these texts.
     #[serde(default)]
     pub body: Vec<String>,

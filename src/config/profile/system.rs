@@ -29,6 +29,9 @@ pub struct Workspaces {
     pub audit_items_at: String,
     /// JSON pointer to the time in an entry: milliseconds since 1970, or text as in RFC 3339.
     pub audit_time_at: String,
+    /// What to look at where one is missing.
+    #[serde(default)]
+    pub fix: String,
 }
 
 /// The sessions of a service's users.
@@ -51,6 +54,9 @@ pub struct Sessions {
     pub health: String,
     /// JSON pointer to the engine's version in that answer.
     pub version_at: String,
+    /// What that answer says of an engine that is well: JSON pointer → value.
+    #[serde(default)]
+    pub healthy: BTreeMap<String, serde_json::Value>,
 }
 
 /// A program whose formats and ids opsctl knows.

@@ -83,7 +83,7 @@ fn each_rule_is_kept_and_its_breach_is_found_at_its_line() {
         |more: &str| format!("{}[[services.volume.locations]]\nname = \"l\"\nnote = \"n\"\n{more}", variable(""));
     let system = |more: &str| format!("{identity}{more}");
     let workspaces = "[services.workspaces]\nengine = \"openwork\"\nvariable = \"A\"\nidentity = \"c\"\nlist = \"/l\"\nitems_at = \"/i\"\nconfig = \"/c\"\naudit = \"/a\"\naudit_items_at = \"/e\"\naudit_time_at = \"/t\"\n";
-    let sessions = "[services.sessions]\nengine = \"opencode\"\nidentity = \"c\"\nlist = \"/l\"\none = \"/o\"\ncreate = \"/c\"\nhealth = \"/h\"\nversion_at = \"/v\"\n";
+    let sessions = "[services.sessions]\nengine = \"opencode\"\nidentity = \"c\"\nlist = \"/l?n={limit}\"\none = \"/o\"\ncreate = \"/c\"\nhealth = \"/h\"\nversion_at = \"/v\"\n";
     let sidecars =
         "[services.sidecars]\npath = \"s\"\nsource = \"A\"\ndownloaded = []\nmanifest = \"https://a.example\"\n";
     let tokens =
@@ -179,6 +179,8 @@ fn each_rule_is_kept_and_its_breach_is_found_at_its_line() {
         (probe("path = \"/p\"\nexpect = [{ status = [99] }]"), 16, "99 is no HTTP status"),
         (probe("path = \"/p\"\nexpect = [{ status = [200], json = { ok = true } }]"), 16, "`ok` is no JSON pointer"),
         (probe("path = \"/p\"\nexpect = [{ status = [200] }]\nversions = { v = \"v\" }"), 16, "`v` is no JSON pointer"),
+        (probe("path = \"/p\"\nexpect = [{ status = [200], has = [\"ok\"] }]"), 16, "`ok` is no JSON pointer"),
+        (probe("path = \"/p\"\nexpect = [{ status = [200] }]\nuptime_ms = \"up\""), 16, "`up` is no JSON pointer"),
         (
             probe(&format!("path = \"/p\"\nidentity = \"d\"\nexpect = [{{ status = [200] }}]\n{waits}")),
             16,
@@ -211,6 +213,8 @@ fn each_rule_is_kept_and_its_breach_is_found_at_its_line() {
         (system(&sessions.replace("\"/h\"", "\"h\"")), 16, "must be the path of a request"),
         (system(&sessions.replace("\"/v\"", "\"v\"")), 16, "`v` is no JSON pointer"),
         (system(&format!("{sessions}messages = \"m\"")), 16, "must be the path of a request"),
+        (system(&sessions.replace("?n={limit}", "")), 16, "must hold `{limit}`"),
+        (system(&format!("{sessions}healthy = {{ ok = true }}")), 16, "`ok` is no JSON pointer"),
         ("[services.facts]\nsessions = \"nowhere\"".into(), 7, "the location `nowhere`"),
         ("[services.facts]\ntokens = \"/t\"".into(), 7, "relative to `data_root`"),
         (system(&sidecars.replace("\"s\"", "\"/s\"")), 16, "relative to `data_root`"),

@@ -177,13 +177,13 @@ fn of_requests(service: &Service, found: &mut Found) {
     found.each("probes", &service.probes, |found, probe| {
         request(service, &probe.path, found);
         probe.identity.iter().for_each(|identity| knows(&identities, identity, found));
-        probe.versions.values().for_each(|at| pointer(at, found));
+        probe.versions.values().chain(&probe.uptime_ms).for_each(|at| pointer(at, found));
         if probe.expect.is_empty() || probe.expect.iter().any(|answer| answer.status.is_empty()) {
             found.say(format!("the probe `{}` expects no status", probe.name));
         }
         for answer in &probe.expect {
             statuses(&answer.status, found);
-            answer.json.keys().for_each(|at| pointer(at, found));
+            answer.json.keys().chain(&answer.has).for_each(|at| pointer(at, found));
         }
     });
     if !service.probes.is_empty() && !service.probes.iter().any(|probe| probe.waits && probe.identity.is_none()) {
@@ -223,7 +223,13 @@ fn of_system(service: &Service, found: &mut Found) {
             knows(&identities, &sessions.identity, found);
             let paths = [&sessions.list, &sessions.one, &sessions.create, &sessions.health];
             paths.into_iter().chain(&sessions.messages).for_each(|path| request(service, path, found));
-            pointer(&sessions.version_at, found);
+            if !sessions.list.contains("{limit}") {
+                found.say(format!(
+                    "`{}` must hold `{{limit}}`: a list that is cut off looks like a loss",
+                    sessions.list
+                ));
+            }
+            sessions.healthy.keys().chain([&sessions.version_at]).for_each(|at| pointer(at, found));
         });
     }
     if let Some(whoami) = &service.whoami {
