@@ -17,12 +17,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use cycle::Worker;
 use incident::{Incident, cut_off_before_swap, cut_off_while_swapping, folders, in_place, killed, rollback, sqlite};
 use stub_store::service;
 use support::opsctl::{Bench, Done, Guarded, run, traced};
 use support::tree::{Tree, assert_equal};
-use support::wait_for;
+use support::{signal, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -210,7 +212,7 @@ fn no_rollback_leaves_the_new_tree_also_where_nobody_asks_the_service() {
 #[test]
 fn a_service_that_only_a_supervisor_starts_is_waited_for_with_a_word() {
     let it = Incident::new();
-    let health = it.bench.dir.write("health", r#"{"ok":true}"#);
+    let health = it.bench.dir.write("health", r#"{"ok":true,"version":"0.18.1"}"#);
     let (_server, url) = service(&health);
     for (args, code) in [(["--dry-run"], 0), (["--yes"], 3)] {
         let done = it.restore(args.into_iter().chain(["--verify-url", &url, "--verify-timeout", "7"])).ended(code);
@@ -406,4 +408,19 @@ fn a_database_passes_its_check_after_every_way_back() {
     killed(in_place(&bench, &bench.tree, ["--yes", "--start-cmd", "kill -9 $PPID"]));
     run(in_place(&bench, &bench.tree, ["--yes"])).ok();
     assert_eq!(content("verified-later"), "ok\n3|3");
+}
+
+#[test]
+fn who_does_not_wait_for_the_start_is_told_what_is_live_and_nothing_is_taken_back() {
+    let it = Incident::new();
+    let begun = it.bench.dir.join("begun");
+    let start = format!("touch '{}'; exec sleep 600", begun.display());
+    let run = Guarded::spawn(&mut in_place(&it.bench, it.tree(), ["--yes", "--start-cmd", &start]));
+    wait_for("the start", SOON, || begun.exists().then_some(()));
+    signal(&run.0, Signal::INT);
+    let done = run.end().ended(130);
+    assert!(hint(&done).contains("the new folder is live, and not verified: run this again"), "{}", hint(&done));
+    it.assert_is(&it.good);
+    it.rollback(["--yes"]).ok();
+    it.assert_is(&it.bad);
 }

@@ -158,7 +158,7 @@ fn a_restart_that_keeps_everything_passes_and_one_that_loses_something_says_what
 fn a_restart_command_does_not_get_what_is_for_opsctl_alone() {
     let site = Site::new(Version::V0_18_16, 1);
     let seen = site.dir.join("seen");
-    let restart = format!("env > '{}'; echo chatter", seen.display());
+    let restart = format!("env > '{}'; echo chatter; {}", seen.display(), site.work.restart_command());
     let mut command = command(&site.work.url(), &site.work.env(), &["--restart-cmd", &restart]);
     command.env("OPSCTL_TZ", "UTC").env("AWS_SECRET_ACCESS_KEY", "x").env("RAILWAY_TOKEN", "x");
     let done = Verified(run(command)).passed();

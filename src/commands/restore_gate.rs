@@ -87,6 +87,7 @@ impl<'a> Question<'a> {
             create_probe_tokens: false,
             strict: self.strict,
             timeout: self.timeout,
+            limit: verify::limit(self.timeout),
             cancel: &session.cancel,
         };
         let found = session.handle.block_on(verify::gate(&request))?;

@@ -182,7 +182,7 @@ impl Run<'_> {
         ui::say(format!("the earlier {} is {done}", kind(&journal)));
         // It may run until the next swap, and also if that is not confirmed or does not fit.
         self.place.unlock_tree()?;
-        self.gate.start()?;
+        self.gate.start(&self.session.cancel)?;
         Ok(None)
     }
 

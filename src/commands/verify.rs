@@ -48,7 +48,8 @@ pub struct VerifyArgs {
     /// File with the token of any identity of the profile; may be repeated
     #[arg(long, value_name = "IDENTITY=FILE")]
     token_file: Vec<String>,
-    /// Restart the service by this command, run by sh, and compare what it has before and after
+    /// Restart the service by this command, run by sh, and compare what it has before and after. It
+    /// has no time limit of its own
     #[arg(long, value_name = "COMMAND")]
     restart_cmd: Option<String>,
     /// Make a session, read it, and remove it
@@ -57,7 +58,7 @@ pub struct VerifyArgs {
     /// Make a token of each scope, try what it may do, and remove it
     #[arg(long)]
     create_probe_tokens: bool,
-    /// How long the service may take to be up
+    /// How long the service may take to be up; the checks have as long again
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_timeout)]
     timeout: Duration,
     /// Send nothing over plain HTTP to another machine
@@ -85,6 +86,7 @@ pub(super) fn run(args: &VerifyArgs, session: &Session<'_>, out: &mut Output) ->
         create_probe_tokens: args.create_probe_tokens,
         strict: args.strict,
         timeout: args.timeout,
+        limit: verify::limit(args.timeout),
         cancel: &session.cancel,
     };
     // It ends by itself when it is cancelled, after it has removed what it made.

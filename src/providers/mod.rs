@@ -1,6 +1,7 @@
 //! The outside world, one folder each.
 
 pub mod address;
+pub mod engine;
 pub mod opencode;
 pub mod opencode_api;
 pub mod openwork;

@@ -1,6 +1,7 @@
 //! Stops the service before a swap and starts it after.
 
 use crate::Result;
+use crate::cancel::Cancel;
 use crate::providers::shell;
 
 /// How to stop and start the service.
@@ -16,16 +17,16 @@ impl Gate {
     /// Stops the service, if it was said how.
     ///
     /// # Errors
-    /// When the command fails.
-    pub fn stop(&self) -> Result<()> {
-        self.stop.as_ref().map_or(Ok(()), |command| shell::run("--stop-cmd", command))
+    /// When the command fails; interrupted.
+    pub fn stop(&self, cancel: &Cancel) -> Result<()> {
+        self.stop.as_ref().map_or(Ok(()), |command| shell::run("--stop-cmd", command, cancel))
     }
 
     /// Starts the service, if it was said how.
     ///
     /// # Errors
-    /// When the command fails.
-    pub fn start(&self) -> Result<()> {
-        self.start.as_ref().map_or(Ok(()), |command| shell::run("--start-cmd", command))
+    /// When the command fails; interrupted.
+    pub fn start(&self, cancel: &Cancel) -> Result<()> {
+        self.start.as_ref().map_or(Ok(()), |command| shell::run("--start-cmd", command, cancel))
     }
 }

@@ -8,17 +8,17 @@ use std::time::Instant;
 
 use futures::StreamExt as _;
 
+use super::sessions::{self, Sought};
 use super::state::{Lack, State};
-use super::{Found, Run, Wrong, named, sessions};
+use super::{Found, Run, Wrong, named};
 use crate::archive::facts::{Facts, Recorded, SessionFacts, WorkspaceFacts};
+use crate::config::profile::Service;
 use crate::finding::Finding;
 
-/// The checks of a comparison.
+/// The checks of a comparison; the last one is not made where no versions were recorded.
 pub(super) const NAMES: [&str; 4] = ["sessions.against", "tokens.against", "workspaces.against", "versions.against"];
 /// Sessions whose messages are counted: those at the front of the list, which lie newest first.
 const COUNTED: usize = 200;
-/// Sessions whose messages are counted at once.
-const AT_ONCE: usize = 4;
 
 /// What a service is compared with.
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ impl Against {
 pub(super) async fn run(run: &Run<'_>, against: &Against, state: &State, found: &mut Found) {
     let Some(facts) = &against.facts else {
         let why = format!("snapshot {} recorded nothing about its content", against.snapshot);
-        NAMES.iter().for_each(|name| found.add(Finding::skipped(name, why.clone()), true));
+        NAMES[..3].iter().for_each(|name| found.add(Finding::skipped(name, why.clone()), true));
         return;
     };
     let asks = run.request.service.facts.as_ref();
@@ -64,13 +64,17 @@ pub(super) async fn run(run: &Run<'_>, against: &Against, state: &State, found: 
     };
     found.add(finding.after(since.elapsed()), is_asked);
     let since = Instant::now();
-    let finding = recorded(NAMES[1], &facts.tokens).map_or_else(|finding| finding, |ids| tokens_against(ids, state));
+    let service = run.request.service;
+    let finding = recorded(NAMES[1], &facts.tokens);
+    let finding = finding.map_or_else(|finding| finding, |ids| tokens_against(service, ids, state));
     found.add(finding.after(since.elapsed()), asks.is_some_and(|asks| asks.tokens.is_some()));
-    let finding =
-        recorded(NAMES[2], &facts.workspaces).map_or_else(|finding| finding, |of| workspaces_against(of, state));
+    let finding = recorded(NAMES[2], &facts.workspaces);
+    let finding = finding.map_or_else(|finding| finding, |of| workspaces_against(service, of, state));
     found.add(finding.after(since.elapsed()), asks.is_some_and(|asks| asks.workspace.is_some()));
-    let versions = versions_against(&facts.versions, &found.versions);
-    found.add(versions, false);
+    // A snapshot that was taken without asking the service has none.
+    if !facts.versions.is_empty() {
+        found.add(versions_against(&facts.versions, &found.versions), false);
+    }
 }
 
 /// What was recorded; else the finding that it was not.
@@ -94,27 +98,40 @@ fn seen<'s, T>(name: &str, known: &'s Result<T, Lack>) -> Result<&'s T, Finding>
 
 async fn sessions_against(run: &Run<'_>, captured: &SessionFacts, state: &State) -> Finding {
     let name = NAMES[0];
-    let ids = match seen(name, &state.sessions.known) {
-        Ok(ids) => ids,
+    let listed = match seen(name, &state.sessions.known) {
+        Ok(list) => &list.ids,
         Err(finding) => return finding,
     };
-    if let Some(finding) = missing_sessions(name, captured, ids) {
+    let workspace = state.workspace.as_deref();
+    let missing = missing(captured, listed);
+    let sought = sessions::seek(run, workspace, &missing).await;
+    if let Some(finding) = lost(run.request.service, captured, listed.is_empty(), &sought) {
         return finding;
     }
-    let counted: Vec<&String> = ids.iter().filter(|id| captured.messages.contains_key(*id)).take(COUNTED).collect();
-    let workspace = state.workspace.as_deref();
+    let mut there = all_there(captured);
+    if !sought.there.is_empty() {
+        there.push_str(&format!("; {} in no list, as those of other folders are", sought.there.len()));
+    }
+    let listed = listed.iter().filter(|id| captured.messages.contains_key(*id));
+    let counted: Vec<&String> = listed.chain(sought.there).take(COUNTED).collect();
     let work = counted.iter().map(|id| sessions::messages(run, workspace, id));
-    let counts: Vec<_> = futures::stream::iter(work).buffered(AT_ONCE).collect().await;
-    let mut short = Vec::new();
-    for (id, count) in counted.iter().zip(counts) {
+    let mut counts = futures::stream::iter(work).buffered(sessions::AT_ONCE);
+    let (mut short, mut uncounted) = (Vec::new(), Vec::new());
+    for id in &counted {
+        // An engine that does not answer the first ones is not asked for all.
+        if uncounted.len() >= sessions::AT_ONCE {
+            break;
+        }
         let before = captured.messages.get(*id).copied().unwrap_or_default();
-        match count {
-            Ok(Some(now)) if now < before => {
-                short.push(format!("{id} has {now} messages where {before} were captured"));
+        match counts.next().await {
+            Some(Ok(Some(now))) if now < before => {
+                let now = crate::ui::count(now, "message", "messages");
+                short.push(format!("{id} has {now} where {before} were captured"));
             }
-            Ok(Some(_)) => {}
-            Ok(None) => return Finding::ok(name, all_there(captured)),
-            Err(lack) => short.push(format!("{id}: {}", lack.why())),
+            Some(Ok(Some(_))) => {}
+            // A list that is slow or too large has lost nothing.
+            Some(Err(lack)) => uncounted.push(lack.why()),
+            Some(Ok(None)) | None => return Finding::ok(name, there),
         }
     }
     if !short.is_empty() {
@@ -122,8 +139,12 @@ async fn sessions_against(run: &Run<'_>, captured: &SessionFacts, state: &State)
             "the database lost its newest rows, as a copy without its -wal does: restore it again from the snapshot";
         return Finding::failed(name, named(&short), fix);
     }
-    let messages = crate::ui::count(counted.len() as u64, "session was", "sessions were");
-    Finding::ok(name, format!("{}; the messages of {messages} counted", all_there(captured)))
+    let sessions = |number: usize| crate::ui::count(number as u64, "session", "sessions");
+    if let Some(why) = uncounted.first() {
+        return Finding::skipped(name, format!("{there}; not every session's messages could be counted: {why}"));
+    }
+    let were = if counted.len() == 1 { "was" } else { "were" };
+    Finding::ok(name, format!("{there}; the messages of {} {were} counted", sessions(counted.len())))
 }
 
 fn all_there(captured: &SessionFacts) -> String {
@@ -134,22 +155,41 @@ fn all_there(captured: &SessionFacts) -> String {
     }
 }
 
-fn missing_sessions(name: &str, captured: &SessionFacts, ids: &[String]) -> Option<Finding> {
-    let there: BTreeSet<&String> = ids.iter().collect();
-    let missing: Vec<&String> = captured.messages.keys().filter(|id| !there.contains(id)).collect();
-    let (all, lost) = (captured.messages.len(), missing.len());
-    if lost == 0 {
-        return None;
-    }
-    if ids.is_empty() {
-        let fix = "the engine looks elsewhere than where they were restored: set XDG_DATA_HOME (or OPENCODE_DB) to their place";
-        return Some(Finding::failed(name, format!("0 sessions where {all} were captured: {}", named(missing)), fix));
-    }
-    let fix = "the database is not the one of the snapshot, or not whole: restore it again; what users deleted since is missing, too";
-    Some(Finding::failed(name, format!("{lost} of {all} sessions are missing: {}", named(missing)), fix))
+/// The captured sessions that are not in the list.
+fn missing<'c>(captured: &'c SessionFacts, listed: &[String]) -> Vec<&'c String> {
+    let there: BTreeSet<&String> = listed.iter().collect();
+    captured.messages.keys().filter(|id| !there.contains(id)).collect()
 }
 
-fn tokens_against(captured: &[String], state: &State) -> Finding {
+/// What is to be said of sessions that are neither in the list nor elsewhere.
+fn lost(service: &Service, captured: &SessionFacts, is_empty: bool, sought: &Sought<'_>) -> Option<Finding> {
+    let name = NAMES[0];
+    let (all, gone, unknown) = (captured.messages.len(), sought.gone.len(), sought.unknown.len());
+    let unsure = format!("{unknown} of {all} sessions are in no list, and cannot be asked for: {}", sought.why);
+    if gone == 0 {
+        return (unknown > 0).then(|| Finding::skipped(name, unsure));
+    }
+    let ids = named(sought.gone.iter().copied());
+    let unsure = if unknown > 0 { format!("; {unsure}") } else { String::new() };
+    if is_empty && sought.there.is_empty() {
+        let by = deciding(service);
+        let fix = format!("the engine looks elsewhere than where they were restored{by}: let it look there");
+        return Some(Finding::failed(name, format!("0 sessions where {all} were captured: {ids}{unsure}"), fix));
+    }
+    let fix = "the database is not the one of the snapshot, or not whole: restore it again; what users deleted since is missing, too";
+    Some(Finding::failed(name, format!("{gone} of {all} sessions are missing: {ids}{unsure}"), fix))
+}
+
+/// The variables that say where sessions are kept.
+fn deciding(service: &Service) -> String {
+    let mut locations = service.volume.iter().flat_map(|volume| &volume.locations);
+    let name = service.facts.as_ref().and_then(|facts| facts.sessions.as_ref());
+    let Some(location) = locations.find(|location| Some(&location.name) == name) else { return String::new() };
+    let variables: Vec<&str> = location.candidates.iter().map(|candidate| candidate.variable.as_str()).collect();
+    format!(" (the first of {} that is set decides)", variables.join(", "))
+}
+
+fn tokens_against(service: &Service, captured: &[String], state: &State) -> Finding {
     let name = NAMES[1];
     let there = match seen(name, &state.tokens.known) {
         Ok(there) => there,
@@ -158,7 +198,8 @@ fn tokens_against(captured: &[String], state: &State) -> Finding {
     let missing: Vec<&String> = captured.iter().filter(|id| !there.iter().any(|token| token.id == **id)).collect();
     if !missing.is_empty() {
         let (lost, all) = (missing.len(), captured.len());
-        let fix = "make no new token before tokens.json is restored and whole: the service would write over it";
+        let file = service.facts.as_ref().and_then(|facts| facts.tokens.as_deref()).unwrap_or("their file");
+        let fix = format!("make no new token before {file} is restored and whole: the service would write over it");
         return Finding::failed(name, format!("{lost} of {all} tokens are missing: {}", named(missing)), fix);
     }
     let more = there.len().saturating_sub(captured.len());
@@ -169,7 +210,7 @@ fn tokens_against(captured: &[String], state: &State) -> Finding {
     )
 }
 
-fn workspaces_against(captured: &[WorkspaceFacts], state: &State) -> Finding {
+fn workspaces_against(service: &Service, captured: &[WorkspaceFacts], state: &State) -> Finding {
     let name = NAMES[2];
     let there = match seen(name, &state.workspaces.known) {
         Ok(there) => there,
@@ -205,8 +246,8 @@ fn workspaces_against(captured: &[WorkspaceFacts], state: &State) -> Finding {
         let number = crate::ui::count(captured.len() as u64, "workspace was", "workspaces were");
         return Finding::ok(name, format!("{number} captured, all there"));
     }
-    let fix = "ids follow from paths: restore to the path of the capture, with server.json and the audit folder; a start with \
-               --workspace hides the workspaces of server.json";
+    let more = service.workspaces.as_ref().map(|workspaces| workspaces.fix.as_str()).unwrap_or_default();
+    let fix = format!("ids follow from paths: restore all of it to the path of the capture; {more}");
     Finding::failed(name, wrong.join("; "), fix)
 }
 
@@ -237,22 +278,27 @@ mod tests {
         }
     }
 
-    fn ids(range: std::ops::Range<usize>) -> Vec<String> {
-        range.map(|n| format!("ses_{n}")).collect()
-    }
-
     #[test]
     fn sessions_are_compared_as_a_superset_and_the_missing_ones_named() {
-        assert_eq!(missing_sessions("x", &captured(3), &ids(0..5)), None);
-        assert_eq!(missing_sessions("x", &captured(0), &[]), None);
-        let lost = missing_sessions("x", &captured(130), &[]).unwrap();
+        let ids = |range: std::ops::Range<usize>| -> Vec<String> { range.map(|n| format!("ses_{n}")).collect() };
+        assert!(missing(&captured(3), &ids(0..5)).is_empty() && missing(&captured(0), &[]).is_empty());
+        let all = captured(130);
+        let gone = || missing(&all, &[]);
+        let lost_of = |is_empty, sought: Sought<'_>| lost(&Service::default(), &all, is_empty, &sought).unwrap();
+        let found = lost_of(true, Sought { gone: gone(), ..Sought::default() });
         assert!(
-            lost.status == Status::Failed && lost.detail.starts_with("0 sessions where 130 were captured"),
-            "{lost:?}"
+            found.status == Status::Failed && found.detail.starts_with("0 sessions where 130 were captured"),
+            "{found:?}"
         );
-        assert!(lost.detail.ends_with("and 110 more"), "{lost:?}");
-        let lost = missing_sessions("x", &captured(3), &ids(0..2)).unwrap();
-        assert_eq!(lost.detail, "1 of 3 sessions are missing: ses_2");
+        assert!(found.detail.ends_with("and 110 more"), "{found:?}");
+        let found = lost_of(false, Sought { gone: gone()[..1].to_vec(), ..Sought::default() });
+        assert_eq!(found.detail, "1 of 130 sessions are missing: ses_0");
+        // What nobody can tell is no loss.
+        let unknown = || Sought { unknown: gone(), why: "slow".to_owned(), ..Sought::default() };
+        assert_eq!(lost_of(true, unknown()).status, Status::Skipped);
+        let found = lost_of(false, Sought { gone: gone()[..1].to_vec(), ..unknown() });
+        assert!(found.status == Status::Failed && found.detail.ends_with("cannot be asked for: slow"), "{found:?}");
+        assert_eq!(lost(&Service::default(), &all, false, &Sought { there: gone(), ..Sought::default() }), None);
     }
 
     #[test]

@@ -67,6 +67,8 @@ enum Seen {
     /// Somebody was let in who must not be.
     LetIn(u16),
     Wrong(String),
+    /// There is no answer, or one that says that the service fails, whoever asks.
+    Broken(String),
 }
 
 /// Asks all rows as one identity, which may show itself in several ways.
@@ -83,7 +85,7 @@ pub(super) async fn check(run: &Run<'_>, state: &State, identity: &str, callers:
     let seen: Vec<Seen> = futures::stream::iter(work).buffered(AT_ONCE).collect().await;
     let (mut let_in, mut wrong, mut drift, mut notes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for ((row, _), seen) in asks.iter().zip(&seen) {
-        if matches!(seen, Seen::LetIn(_) | Seen::Wrong(_)) && !row.note.is_empty() {
+        if !matches!(seen, Seen::Right | Seen::Drift(_)) && !row.note.is_empty() {
             notes.push(format!("; {}: {}", row.path, row.note));
         }
         let shown = format!("{} {}", row.method.as_str(), row.path);
@@ -91,7 +93,7 @@ pub(super) async fn check(run: &Run<'_>, state: &State, identity: &str, callers:
             Seen::Right => {}
             Seen::Drift(status) => drift.push(format!("{shown} {status}")),
             Seen::LetIn(status) => let_in.push(format!("{shown} answers {status}")),
-            Seen::Wrong(why) => wrong.push((why.clone(), shown)),
+            Seen::Wrong(why) | Seen::Broken(why) => wrong.push((why.clone(), shown)),
         }
     }
     for list in [&mut let_in, &mut drift, &mut notes] {
@@ -102,7 +104,9 @@ pub(super) async fn check(run: &Run<'_>, state: &State, identity: &str, callers:
         return let_in_finding(&name, identity, &let_in.join(", "), &notes.concat());
     }
     if !wrong.is_empty() {
+        let is_broken = !seen.iter().any(|seen| matches!(seen, Seen::Wrong(_)));
         let fix = match identity {
+            _ if is_broken => "the service fails, whoever asks: look at its log, and at what is in front of it",
             "none" | "wrong" => "compare with docs/verify.md: is this the service, and is something in front of it?",
             _ => "is the token the one that the service was started with?",
         };
@@ -160,7 +164,7 @@ async fn ask(run: &Run<'_>, state: &State, row: &AuthRow, identity: &str, caller
     let ask = Ask::new(row.method, &path, caller).skim();
     let answer = match run.http.send(if row.method == Method::Post { ask.json(&body) } else { ask }).await {
         Ok(answer) => answer,
-        Err(trouble) => return Seen::Wrong(trouble.to_string()),
+        Err(trouble) => return Seen::Broken(trouble.to_string()),
     };
     let status = answer.status;
     if right.contains(&status) || (row.optional && status == 404) {
@@ -175,7 +179,8 @@ async fn ask(run: &Run<'_>, state: &State, row: &AuthRow, identity: &str, caller
         return Seen::LetIn(status);
     }
     let right = right.iter().map(u16::to_string).collect::<Vec<_>>().join(" or ");
-    Seen::Wrong(format!("answers {}, right is {right}", answer.in_words()))
+    let why = format!("answers {}, right is {right}", answer.in_words());
+    if status >= 500 { Seen::Broken(why) } else { Seen::Wrong(why) }
 }
 
 /// Whether the service sees the very token that was sent.

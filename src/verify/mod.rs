@@ -38,11 +38,14 @@ use crate::config::profile::{Profile, Service};
 use crate::finding::{Finding, Status};
 use crate::providers::PROBE_LABEL;
 pub use crate::providers::address::Address;
+use crate::providers::engine;
 use crate::{Error, ExitCode, Result};
 use http::{Answer, Http, Trouble};
 
 /// The checks of what the service holds for its users: without them a service is up, and no more is known.
 const DATA: [&str; 5] = ["workspaces", "workspaces.config", "workspaces.audit", "engine", "sessions"];
+/// What to do about an answer that nobody gets whose token is refused.
+const REFUSED: &str = "the token is refused: see the `auth` checks";
 /// For all that is removed after a cancel: the process ends within two seconds of it.
 const HURRY: Duration = Duration::from_millis(1800);
 
@@ -69,6 +72,8 @@ pub struct Request<'a> {
     pub strict: bool,
     /// How long the service may take to be up.
     pub timeout: Duration,
+    /// How long everything else may take: see [`limit`].
+    pub limit: Duration,
     /// Ends everything.
     pub cancel: &'a Cancel,
 }
@@ -140,6 +145,12 @@ impl Report {
     }
 }
 
+/// How long the checks may take of a service that may take `timeout` to be up: as long again, and half a minute at least.
+#[must_use]
+pub fn limit(timeout: Duration) -> Duration {
+    timeout.max(Duration::from_secs(30))
+}
+
 /// The service that a verification is about: the chosen one, or the only one with probes.
 ///
 /// # Errors
@@ -187,9 +198,10 @@ pub async fn verify(request: &Request<'_>) -> Result<Report> {
     let label = format!("{PROBE_LABEL}{:016x}", u64::from_le_bytes(random));
     let run = Run { request, http: Http::new(request.address, request.timeout)?, label };
     let mut found = Found::default();
-    let ended = request.cancel.guard(run.all(&mut found)).await;
-    if let Err(error) = ended {
-        let left = run.remove_traces(&found).await;
+    if let Err(error) = request.cancel.guard(run.all(&mut found)).await {
+        let hurried = Run { http: run.http.within(HURRY), ..run };
+        let left = hurried.remove_traces(&found).await;
+        let left: Vec<&str> = left.iter().map(|(_, left)| left.as_str()).collect();
         return Err(if left.is_empty() { error } else { error.hint(format!("remove by hand: {}", left.join(", "))) });
     }
     Ok(found.into_report(request.address.shown()).without(request.tokens))
@@ -204,7 +216,36 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Ends in time, however slow the service is: what is not checked by then is said to be open.
     async fn all(&self, found: &mut Found) -> Result<()> {
+        let whole = self.request.timeout + self.request.limit;
+        match tokio::time::timeout(whole, self.checks(found)).await {
+            Ok(ended) => ended?,
+            Err(_) => self.out_of_time(found, whole).await,
+        }
+        match &self.request.restart {
+            Some(command) if !found.has("restart") => restart::run(self, command, found).await,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Says what was not checked, and removes what was made.
+    async fn out_of_time(&self, found: &mut Found, whole: Duration) {
+        let why = format!("not within {}: the service answers too slowly", crate::ui::duration(whole));
+        for (name, left) in self.remove_traces(found).await {
+            found.add(Finding::failed(name, format!("still there: {left}"), "remove it by hand"), true);
+        }
+        (found.has_tokens, found.has_session) = (false, false);
+        let probes = self.request.service.probes.iter().map(|probe| probe.name.clone());
+        for name in probes.chain(self.planned().into_iter().map(|(name, _)| name)) {
+            if !found.has(&name) {
+                found.add(Finding::skipped(&name, why.clone()), true);
+            }
+        }
+    }
+
+    async fn checks(&self, found: &mut Found) -> Result<()> {
         let begun = Instant::now();
         let may_go_on = self.transport(found);
         if !may_go_on || !probes::run(self, found).await? {
@@ -228,9 +269,6 @@ impl Run<'_> {
         }
         if let Some(against) = &self.request.against {
             against::run(self, against, &state, found).await;
-        }
-        if let Some(command) = &self.request.restart {
-            restart::run(self, command, found).await?;
         }
         Ok(())
     }
@@ -272,6 +310,7 @@ impl Run<'_> {
         for scope in service.scoped_tokens.iter().flat_map(|tokens| &tokens.scopes) {
             add(request.create_probe_tokens, true, &[&format!("auth.{scope}")]);
         }
+        add(request.create_probe_tokens, true, &[scoped::LEFT]);
         add(service.workspaces.is_some(), false, &["workspaces", "workspaces.config", "workspaces.audit"]);
         add(service.sessions.is_some(), false, &["engine", "sessions"]);
         add(request.write_probe, true, &["sessions.write"]);
@@ -284,15 +323,14 @@ impl Run<'_> {
         self.request.against.as_ref().map_or(0, Against::session_count)
     }
 
-    /// Removes what this run has made and not removed yet; what cannot be removed, by name.
-    async fn remove_traces(&self, found: &Found) -> Vec<String> {
-        let hurried = Run { http: self.http.within(HURRY), label: self.label.clone(), request: self.request };
+    /// Removes what this run has made and not removed yet; what cannot be removed, with the check that it is from.
+    async fn remove_traces(&self, found: &Found) -> Vec<(&'static str, String)> {
         let mut left = Vec::new();
         if found.has_tokens {
-            left.extend(scoped::remove(&hurried, found).await.err());
+            left.extend(scoped::remove(self, found).await.err().map(|ids| (scoped::LEFT, ids)));
         }
         if found.has_session {
-            left.extend(sessions::remove(&hurried, found).await.err());
+            left.extend(sessions::remove(self, found).await.err().map(|id| (sessions::WRITE, id)));
         }
         left
     }
@@ -322,6 +360,10 @@ struct Found {
 impl Found {
     fn add(&mut self, finding: Finding, is_asked: bool) {
         self.checks.push(Check { finding, is_asked });
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.checks.iter().any(|check| check.finding.name == name)
     }
 
     /// A check that is made in any case.
@@ -371,10 +413,9 @@ impl Wrong {
         });
         let says = code.as_ref().map(|code| format!(" {code}")).unwrap_or_default();
         let code = code.unwrap_or_default();
-        let of_engine = crate::providers::opencode_api::explain(&code);
-        let may_pass = answer.status >= 500 && of_engine.is_none();
-        let known = crate::providers::openwork_api::explain(&code).or(of_engine);
-        let fix = if answer.status == 401 { "the token is refused: see the `auth` checks" } else { fix };
+        let known = engine::explain(&code);
+        let may_pass = answer.status >= 500 && known.is_none();
+        let fix = if answer.status == 401 { REFUSED } else { fix };
         let (why, fix) = known.map_or((String::new(), fix), |(why, fix)| (format!(": {why}"), fix));
         Self { may_pass, ..Self::new(format!("{path} answers {}{says}{why}", answer.in_words()), fix) }
     }

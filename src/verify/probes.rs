@@ -1,6 +1,9 @@
 //! Asks what the profile says to ask, until the service is up.
 
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use super::http::{Answer, Ask, Caller};
 use super::state::EVERY;
@@ -44,8 +47,7 @@ pub(super) async fn run(run: &Run<'_>, found: &mut Found) -> Result<bool> {
 }
 
 /// Waits until every probe that `waits` is right; what is wrong with the first that is not.
-pub(super) async fn wait(run: &Run<'_>) -> Result<(), Wrong> {
-    let until = Instant::now() + run.request.timeout;
+pub(super) async fn wait(run: &Run<'_>, until: Instant) -> Result<(), Wrong> {
     for probe in run.request.service.probes.iter().filter(|probe| probe.waits && probe.identity.is_none()) {
         let (finding, _) = make(run, probe, &Caller::default(), until).await;
         if finding.status == Status::Failed {
@@ -53,6 +55,21 @@ pub(super) async fn wait(run: &Run<'_>) -> Result<(), Wrong> {
         }
     }
     Ok(())
+}
+
+/// How long the service has run; `None` if no probe that may be made tells.
+pub(super) async fn uptime(run: &Run<'_>) -> Result<Option<Duration>, Wrong> {
+    let service = run.request.service;
+    let told = service.probes.iter().find_map(|probe| Some((probe, probe.uptime_ms.as_ref()?)));
+    let Some((probe, at)) = told else { return Ok(None) };
+    let name = probe.identity.as_deref().unwrap_or_default();
+    let Ok(caller) = run.request.tokens.caller(service, name) else { return Ok(None) };
+    let answer = run.http.send(Ask::new(probe.method, &probe.path, &caller)).await?;
+    if !answer.is_success() {
+        return Err(Wrong::answer(&probe.path, &answer, &probe.fix));
+    }
+    let milliseconds = answer.json().and_then(|body| body.pointer(at)?.as_f64());
+    Ok(milliseconds.and_then(|milliseconds| Duration::try_from_secs_f64(milliseconds / 1000.0).ok()))
 }
 
 /// Makes one probe, again and again if it waits; with the last answer, if there was any.
@@ -118,15 +135,22 @@ fn fault(answer: &Answer, expected: &profile::Answer) -> Option<String> {
             return Some(format!("its header {name} does not hold `{part}`"));
         }
     }
-    let body = (!expected.json.is_empty()).then(|| answer.json());
-    if body == Some(None) {
-        return Some("it is not JSON".to_owned());
-    }
-    for (pointer, wanted) in &expected.json {
-        if body.as_ref().and_then(|body| body.as_ref()?.pointer(pointer)) != Some(wanted) {
-            return Some(format!("it does not say {pointer} = {wanted}"));
-        }
+    if let Some(fault) = json_fault(answer, &expected.json, &expected.has) {
+        return Some(fault);
     }
     let text = String::from_utf8_lossy(&answer.body);
     expected.body.iter().find(|part| !text.contains(part.as_str())).map(|part| format!("it does not hold `{part}`"))
+}
+
+/// What of an answer is not as it should be: where it must be JSON, with these values, and with something there.
+pub(super) fn json_fault(answer: &Answer, says: &BTreeMap<String, Value>, has: &[String]) -> Option<String> {
+    if says.is_empty() && has.is_empty() {
+        return None;
+    }
+    let Some(body) = answer.json() else { return Some("it is not JSON".to_owned()) };
+    let wrong = says.iter().find(|(pointer, wanted)| body.pointer(pointer) != Some(wanted));
+    let lacks = || has.iter().find(|pointer| body.pointer(pointer).is_none_or(Value::is_null));
+    wrong
+        .map(|(pointer, wanted)| format!("it does not say {pointer} = {wanted}"))
+        .or_else(|| lacks().map(|pointer| format!("it has nothing at {pointer}")))
 }

@@ -1,53 +1,181 @@
-//! Whether what the service has outlives a restart.
+//! Whether what the service has outlives a restart, and whether it was one.
 
-use std::time::Instant;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
-use super::state::{Lack, State};
-use super::{Found, Run, named, probes};
+use tokio::time::timeout;
+
+use super::state::{EVERY, Lack, State};
+use super::{Found, Run, Wrong, named, probes, sessions};
 use crate::finding::Finding;
 use crate::providers::shell;
-use crate::{Error, ExitCode, Result};
+use crate::ui;
 
 const NAME: &str = "restart";
+const LATE: &str = "the service answers too slowly: what it has could not be compared";
 
 /// Restarts the service and compares what it has before and after.
-pub(super) async fn run(run: &Run<'_>, command: &str, found: &mut Found) -> Result<()> {
+pub(super) async fn run(run: &Run<'_>, command: &str, found: &mut Found) {
     let since = Instant::now();
-    let before = State::read(run, run.captured_sessions()).await;
+    found.asked(restart(run, command).await, since);
+}
+
+async fn restart(run: &Run<'_>, command: &str) -> Finding {
+    let limit = run.request.timeout + run.request.limit;
+    let Ok(before) = timeout(limit, State::read(run, run.captured_sessions())).await else {
+        return Finding::skipped(NAME, LATE);
+    };
     if let Some(why) = nothing_known(&before) {
-        found.asked(Finding::skipped(NAME, format!("nothing to compare: {why}")), since);
-        return Ok(());
-    }
-    let text = command.to_owned();
-    let restarted = tokio::task::spawn_blocking(move || shell::run("--restart-cmd", &text)).await;
-    let restarted = restarted.map_err(|e| Error::new(ExitCode::Failed, "--restart-cmd was not run").because(e))?;
-    if let Err(error) = restarted {
-        let fix = "its own messages are above";
-        found.asked(Finding::failed(NAME, error.full_message(), fix), since);
-        return Ok(());
+        return Finding::skipped(NAME, format!("nothing to compare: {why}"));
     }
     let begun = Instant::now();
-    if let Err(wrong) = probes::wait(run).await {
-        let fix = wrong.fix;
-        found.asked(Finding::failed(NAME, format!("not well after the restart: {}", wrong.detail), fix), since);
-        return Ok(());
+    if let Err(error) = shell::wait("--restart-cmd", command).await {
+        return Finding::failed(NAME, error.full_message(), "its own messages are above");
     }
-    let booted = begun.elapsed();
-    let sessions = before.sessions.known.as_ref().map_or(0, Vec::len);
+    let ended = Instant::now();
+    let is_proved = match well(run, begun).await {
+        Ok(is_proved) => is_proved,
+        Err(wrong) => return wrong.failed(NAME),
+    };
+    let booted = ended.elapsed();
+    match timeout(limit, compare(run, &before)).await {
+        Ok(compared) => compared.finding(&before, booted, is_proved),
+        Err(_) => Finding::skipped(NAME, LATE),
+    }
+}
+
+/// Waits until the service is well again, and younger than the command; false if it does not tell how old it is.
+async fn well(run: &Run<'_>, begun: Instant) -> Result<bool, Wrong> {
+    let until = Instant::now() + run.request.timeout;
+    loop {
+        let not_well =
+            |wrong: Wrong| Wrong { detail: format!("not well after the restart: {}", wrong.detail), ..wrong };
+        probes::wait(run, until).await.map_err(not_well)?;
+        let wrong = match probes::uptime(run).await {
+            Ok(None) => return Ok(false),
+            Ok(Some(uptime)) => {
+                let elapsed = begun.elapsed();
+                if uptime <= elapsed {
+                    return Ok(true);
+                }
+                let (uptime, elapsed) = (ui::duration(uptime), ui::duration(elapsed));
+                Wrong::new(
+                    format!("it was not restarted: it has run for {uptime}, and the command began {elapsed} ago"),
+                    "give a command that ends the process of the service and starts another one",
+                )
+            }
+            Err(wrong) => not_well(wrong),
+        };
+        if Instant::now() + EVERY >= until {
+            return Err(wrong);
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// What became of what there was before.
+#[derive(Default)]
+struct Compared {
+    lost: Vec<String>,
+    /// What could not be read before, or not found out after.
+    untold: Vec<String>,
+}
+
+async fn compare(run: &Run<'_>, before: &State) -> Compared {
+    let listed = before.sessions.known.as_ref().map_or(0, |list| list.ids.len());
     // The engine may be up a little later than the service.
     let until = Instant::now() + run.request.timeout;
-    let most = sessions.max(run.captured_sessions());
-    let after = State::read_settled(run, most, until, |now| is_booting(&before, now)).await;
-    let lost = losses(&before, &after);
-    let finding = if lost.is_empty() {
-        let all = format!("{} are still there", kept(&before));
-        Finding::ok(NAME, format!("{all}; up again after {}", crate::ui::duration(booted)))
-    } else {
-        let fix = "something that must survive is not on the volume: opsctl doctor says what, where it runs";
-        Finding::failed(NAME, format!("lost in the restart: {}", lost.join("; ")), fix)
-    };
-    found.asked(finding, since);
-    Ok(())
+    let most = listed.max(run.captured_sessions());
+    let after = State::read_settled(run, most, until, |now| is_booting(before, now)).await;
+    let mut compared = Compared::default();
+    compared.sessions(run, before, &after).await;
+    let tokens = |list: &Vec<super::state::Token>| list.iter().map(|token| token.id.clone()).collect();
+    compared.part("tokens", &before.tokens.known, &after.tokens.known, tokens);
+    let workspaces = |list: &Vec<super::state::Listed>| list.iter().map(|listed| listed.id.clone()).collect();
+    compared.part("workspaces", &before.workspaces.known, &after.workspaces.known, workspaces);
+    compared.audit(before, &after);
+    compared
+}
+
+impl Compared {
+    /// A session that is not in the list any more may be behind the end of it.
+    async fn sessions(&mut self, run: &Run<'_>, before: &State, after: &State) {
+        let ids = |list: &super::state::SessionList| list.ids.clone();
+        let missing = match (&before.sessions.known, &after.sessions.known) {
+            (Ok(then), Ok(now)) if now.is_cut => missing(&then.ids, &now.ids),
+            (then, now) => return self.part("sessions", then, now, ids),
+        };
+        let sought = sessions::seek(run, after.workspace.as_deref(), &missing).await;
+        if !sought.gone.is_empty() {
+            self.lost.push(format!("{} sessions: {}", sought.gone.len(), named(sought.gone)));
+        }
+        if !sought.unknown.is_empty() {
+            self.untold.push(format!("{} sessions ({})", sought.unknown.len(), sought.why));
+        }
+    }
+
+    fn part<T>(
+        &mut self,
+        what: &str,
+        before: &Result<T, Lack>,
+        after: &Result<T, Lack>,
+        ids: impl Fn(&T) -> Vec<String>,
+    ) {
+        let before = match before {
+            Ok(before) => ids(before),
+            Err(Lack::Absent) => return,
+            Err(lack) => return self.untold.push(format!("{what} ({})", lack.why())),
+        };
+        match after {
+            Ok(after) => {
+                let after = ids(after);
+                let missing = missing(&before, &after);
+                if !missing.is_empty() {
+                    self.lost.push(format!("{} of {} {what}: {}", missing.len(), before.len(), named(missing)));
+                }
+            }
+            Err(lack) => self.lost.push(format!("{what}: {}", lack.why())),
+        }
+    }
+
+    fn audit(&mut self, before: &State, after: &State) {
+        for (id, entry) in &before.audit {
+            let then = match entry {
+                Ok(Some(then)) => then,
+                Ok(None) => continue,
+                Err(wrong) => {
+                    self.untold.push(format!("the audit log of {id} ({})", wrong.detail));
+                    continue;
+                }
+            };
+            if !matches!(after.audit.get(id), Some(Ok(Some(now))) if now >= then) {
+                self.lost.push(format!("the newest entry of the audit log of {id}"));
+            }
+        }
+    }
+
+    fn finding(self, before: &State, booted: Duration, is_proved: bool) -> Finding {
+        let untold = match self.untold.is_empty() {
+            true => String::new(),
+            false => format!("; not compared: {}", self.untold.join("; ")),
+        };
+        if !self.lost.is_empty() {
+            let fix = "something that must survive is not on the volume: opsctl doctor says what, where it runs";
+            return Finding::failed(NAME, format!("lost in the restart: {}{untold}", self.lost.join("; ")), fix);
+        }
+        let detail = format!("{} are still there; up again after {}{untold}", kept(before), ui::duration(booted));
+        if is_proved {
+            return Finding::ok(NAME, detail);
+        }
+        let detail = format!("{detail}; whether it was restarted at all is not proved: it does not tell its uptime");
+        Finding::warning(NAME, detail, "look in its log; `uptime_ms` of a probe in the profile says where it is told")
+    }
+}
+
+/// The ids of the first list that are not in the second.
+fn missing<'i>(before: &'i [String], after: &[String]) -> Vec<&'i String> {
+    let there: BTreeSet<&String> = after.iter().collect();
+    before.iter().filter(|id| !there.contains(id)).collect()
 }
 
 /// Whether something that was known before the restart cannot be had yet.
@@ -75,49 +203,10 @@ fn nothing_known(state: &State) -> Option<String> {
 
 /// What there was before, in words.
 fn kept(before: &State) -> String {
-    let count = |number: usize, one: &str, many: &str| crate::ui::count(number as u64, one, many);
+    let count = |number: usize, one: &str, many: &str| ui::count(number as u64, one, many);
     let mut parts = Vec::new();
-    parts.extend(before.sessions.known.as_ref().ok().map(|ids| count(ids.len(), "session", "sessions")));
+    parts.extend(before.sessions.known.as_ref().ok().map(|list| count(list.ids.len(), "session", "sessions")));
     parts.extend(before.tokens.known.as_ref().ok().map(|ids| count(ids.len(), "token", "tokens")));
     parts.extend(before.workspaces.known.as_ref().ok().map(|ids| count(ids.len(), "workspace", "workspaces")));
     parts.join(", ")
-}
-
-/// What was there before and is not there after.
-fn losses(before: &State, after: &State) -> Vec<String> {
-    let mut lost = Vec::new();
-    let sessions = |ids: &Vec<String>| ids.clone();
-    part("sessions", &before.sessions.known, &after.sessions.known, sessions, &mut lost);
-    let tokens = |list: &Vec<super::state::Token>| list.iter().map(|token| token.id.clone()).collect();
-    part("tokens", &before.tokens.known, &after.tokens.known, tokens, &mut lost);
-    let workspaces = |list: &Vec<super::state::Listed>| list.iter().map(|listed| listed.id.clone()).collect();
-    part("workspaces", &before.workspaces.known, &after.workspaces.known, workspaces, &mut lost);
-    for (id, entry) in &before.audit {
-        let Ok(Some(then)) = entry else { continue };
-        if !matches!(after.audit.get(id), Some(Ok(Some(now))) if now >= then) {
-            lost.push(format!("the newest entry of the audit log of {id}"));
-        }
-    }
-    lost
-}
-
-fn part<T>(
-    what: &str,
-    before: &Result<T, Lack>,
-    after: &Result<T, Lack>,
-    ids: impl Fn(&T) -> Vec<String>,
-    lost: &mut Vec<String>,
-) {
-    let Ok(before) = before else { return };
-    let before = ids(before);
-    match after {
-        Ok(after) => {
-            let after = ids(after);
-            let missing: Vec<&String> = before.iter().filter(|id| !after.contains(id)).collect();
-            if !missing.is_empty() {
-                lost.push(format!("{} of {} {what}: {}", missing.len(), before.len(), named(missing)));
-            }
-        }
-        Err(lack) => lost.push(format!("{what}: {}", lack.why())),
-    }
 }

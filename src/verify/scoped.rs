@@ -19,7 +19,7 @@ use crate::finding::Finding;
 use crate::providers::PROBE_LABEL;
 
 /// The name of the check that nothing is left.
-const LEFT: &str = "auth.probe-tokens";
+pub(super) const LEFT: &str = "auth.probe-tokens";
 
 /// Makes a token of each scope and asks every row with it.
 pub(super) async fn run(run: &Run<'_>, state: &State, found: &mut Found) -> Result<()> {
@@ -44,11 +44,12 @@ pub(super) async fn run(run: &Run<'_>, state: &State, found: &mut Found) -> Resu
         Err(left) => {
             Finding::failed(LEFT, format!("still there: {left}"), format!("remove: DELETE {}/<id>", scoped.path))
         }
-        Ok(others) if !others.is_empty() => Finding::warning(
+        Ok((_, others)) if !others.is_empty() => Finding::warning(
             LEFT,
             format!("removed; earlier runs have left {}", named(others.iter().map(|token| &token.id))),
             format!("unless another run is under way, remove: DELETE {}/<id>", scoped.path),
         ),
+        Ok((0, _)) => Finding::skipped(LEFT, "no token was made"),
         Ok(_) => Finding::ok(LEFT, "every token that was made is removed"),
     };
     found.has_tokens = false;
@@ -82,10 +83,12 @@ async fn make(run: &Run<'_>, scoped: &ScopedTokens, scope: &str, found: &mut Fou
     Caller::with(&Send::Bearer, &token).map_err(|error| Wrong::new(error.full_message(), "").into())
 }
 
-/// Removes every token of this run; those that other runs have left. `Err` names what could not be removed.
-pub(super) async fn remove(run: &Run<'_>, found: &Found) -> Result<Vec<Token>, String> {
-    let Some(scoped) = &run.request.service.scoped_tokens else { return Ok(Vec::new()) };
-    let Ok(caller) = run.request.tokens.caller(run.request.service, &scoped.identity) else { return Ok(Vec::new()) };
+/// Removes every token of this run; how many there were, and those that other runs have left. `Err` names what could not
+/// be removed.
+pub(super) async fn remove(run: &Run<'_>, found: &Found) -> Result<(usize, Vec<Token>), String> {
+    let Some(scoped) = &run.request.service.scoped_tokens else { return Ok((0, Vec::new())) };
+    let caller = run.request.tokens.caller(run.request.service, &scoped.identity);
+    let Ok(caller) = caller else { return Ok((0, Vec::new())) };
     let unknown = |lack: Lack| format!("tokens labelled {} ({})", run.label, lack.why());
     let delete = async |ids: &[String]| {
         let paths: Vec<String> = ids.iter().map(|id| format!("{}/{id}", scoped.path)).collect();
@@ -94,23 +97,25 @@ pub(super) async fn remove(run: &Run<'_>, found: &Found) -> Result<Vec<Token>, S
         answers.iter().all(|answer| answer.as_ref().is_ok_and(|answer| answer.is_success() || answer.status == 404))
     };
     let are_gone = delete(&found.tokens).await;
+    let known = found.tokens.len();
     if are_gone && run.http.is_hurried() && !found.has_unnamed_token {
-        return Ok(Vec::new());
+        return Ok((known, Vec::new()));
     }
     let (left, others) = list(run).await.map_err(|lack| {
         let known = if are_gone { String::new() } else { named(&found.tokens) + ", perhaps, and " };
         known + &unknown(lack)
     })?;
     if left.is_empty() {
-        return Ok(others);
+        return Ok((known, others));
     }
     let left: Vec<String> = left.into_iter().map(|token| token.id).collect();
+    let number = known + left.iter().filter(|id| !found.tokens.contains(id)).count();
     if delete(&left).await && run.http.is_hurried() {
-        return Ok(others);
+        return Ok((number, others));
     }
     // Whether they are gone is what the list says.
     let (left, others) = list(run).await.map_err(|lack| format!("{}, perhaps ({})", named(&left), lack.why()))?;
-    if left.is_empty() { Ok(others) } else { Err(named(left.iter().map(|token| &token.id))) }
+    if left.is_empty() { Ok((number, others)) } else { Err(named(left.iter().map(|token| &token.id))) }
 }
 
 /// The tokens of this run, and those of others like it.

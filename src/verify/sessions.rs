@@ -3,33 +3,44 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use super::auth;
 use super::http::{Ask, Caller};
 use super::state::{self, Lack, State};
-use super::{Found, Run, Wrong, is_id};
+use super::{Found, Run, Wrong, is_id, probes};
 use crate::config::profile::{Method, Sessions};
 use crate::finding::Finding;
-use crate::providers::opencode_api;
+use crate::providers::engine;
+
+/// The name of the check that writes.
+pub(super) const WRITE: &str = "sessions.write";
+/// Sessions that are asked for one by one: more are too many to wait for.
+const MOST_SOUGHT: usize = 1000;
+/// Questions at once.
+pub(super) const AT_ONCE: usize = 8;
 
 /// The engine that runs now, and its sessions.
 pub(super) async fn run(run: &Run<'_>, state: &State, found: &mut Found) {
     let Some(sessions) = &run.request.service.sessions else { return };
     let since = Instant::now();
-    let finding = engine(run, sessions, found).await;
+    let finding = running(run, sessions, found).await;
     found.made(finding, since);
     let finding = listed(run, sessions, state).await;
     found.add(finding.after(state.sessions.took), false);
 }
 
-async fn engine(run: &Run<'_>, sessions: &Sessions, found: &mut Found) -> Finding {
+async fn running(run: &Run<'_>, sessions: &Sessions, found: &mut Found) -> Finding {
     let (name, part) = ("engine", sessions.engine.name());
     let fix = "the engine does not run, although the server may say that all is well: look at its log";
     let answer = match state::ask(run, &sessions.identity, &sessions.health, fix).await {
         Ok(answer) => answer,
         Err(lack) => return lack.finding(name),
     };
+    if let Some(fault) = probes::json_fault(&answer, &sessions.healthy, &[]) {
+        return Finding::failed(name, format!("{} answers {}, but {fault}", sessions.health, answer.status), fix);
+    }
     let told = answer.json().and_then(|body| Some(body.pointer(&sessions.version_at)?.as_str()?.to_owned()));
     let Some(version) = told.filter(|version| is_id(version)) else {
         return Finding::failed(name, format!("{} does not tell a version", sessions.health), fix);
@@ -43,11 +54,11 @@ async fn engine(run: &Run<'_>, sessions: &Sessions, found: &mut Found) -> Findin
 
 async fn listed(run: &Run<'_>, sessions: &Sessions, state: &State) -> Finding {
     let name = "sessions";
-    let ids = match &state.sessions.known {
-        Ok(ids) => ids,
+    let list = match &state.sessions.known {
+        Ok(list) => list,
         Err(lack) => return lack.clone().finding(name),
     };
-    let Some(first) = ids.iter().find(|id| is_id(id)) else {
+    let Some(first) = list.ids.iter().find(|id| is_id(id)) else {
         let detail = "the list is empty";
         return if run.request.against.is_some() {
             Finding::ok(name, detail)
@@ -58,10 +69,11 @@ async fn listed(run: &Run<'_>, sessions: &Sessions, state: &State) -> Finding {
     };
     let path = at(&sessions.one, state.workspace.as_deref(), first);
     match state::ask_long(run, &sessions.identity, &path, "look at the log of the engine").await {
-        Ok(answer) if id_in(&answer.body).as_ref() == Some(first) => Finding::ok(
-            name,
-            format!("{}; the first can be read", crate::ui::count(ids.len() as u64, "session", "sessions")),
-        ),
+        Ok(answer) if id_in(&answer.body).as_ref() == Some(first) => {
+            let count = crate::ui::count(list.ids.len() as u64, "session", "sessions");
+            let more = if list.is_cut { " or more: no longer list is asked for" } else { "" };
+            Finding::ok(name, format!("{count}{more}; the first can be read"))
+        }
         Ok(_) => Finding::failed(
             name,
             format!("{path} answers with something else than this session"),
@@ -71,13 +83,68 @@ async fn listed(run: &Run<'_>, sessions: &Sessions, state: &State) -> Finding {
     }
 }
 
+/// What became of sessions that are in no list: a list is that of one folder or project, and may be cut off.
+#[derive(Debug, Default)]
+pub(super) struct Sought<'i> {
+    pub(super) there: Vec<&'i String>,
+    pub(super) gone: Vec<&'i String>,
+    /// Nobody could tell, with the first reason for it.
+    pub(super) unknown: Vec<&'i String>,
+    pub(super) why: String,
+}
+
+/// Asks for each of these sessions by its id.
+pub(super) async fn seek<'i>(run: &Run<'_>, workspace: Option<&str>, ids: &[&'i String]) -> Sought<'i> {
+    let mut sought = Sought::default();
+    let asked = &ids[..ids.len().min(MOST_SOUGHT)];
+    let mut answers = futures::stream::iter(asked.iter().map(|id| is_there(run, workspace, id))).buffered(AT_ONCE);
+    for id in asked {
+        // An engine that does not answer the first ones is not asked for a thousand.
+        if sought.unknown.len() >= AT_ONCE {
+            break;
+        }
+        match answers.next().await {
+            Some(Ok(true)) => sought.there.push(id),
+            Some(Ok(false)) => sought.gone.push(id),
+            Some(Err(why)) => {
+                sought.unknown.push(id);
+                if sought.why.is_empty() {
+                    sought.why = why;
+                }
+            }
+            None => break,
+        }
+    }
+    let told = sought.there.len() + sought.gone.len() + sought.unknown.len();
+    if sought.why.is_empty() && told < ids.len() {
+        sought.why = format!("not more than {MOST_SOUGHT} are asked for one by one");
+    }
+    sought.unknown.extend(&ids[told..]);
+    sought
+}
+
+/// Whether there is a session of this id; else why nobody can tell.
+async fn is_there(run: &Run<'_>, workspace: Option<&str>, id: &String) -> Result<bool, String> {
+    let Some(sessions) = run.request.service.sessions.as_ref().filter(|_| is_id(id)) else {
+        return Err("it cannot be asked for".to_owned());
+    };
+    let caller = run.request.tokens.caller(run.request.service, &sessions.identity).map_err(|missing| missing.0)?;
+    let path = at(&sessions.one, workspace, id);
+    let answer = run.http.send(Ask::get(&path, &caller)).await.map_err(|trouble| format!("{path}: {trouble}"))?;
+    match answer.status {
+        404 => Ok(false),
+        200 if id_in(&answer.body).as_ref() == Some(id) => Ok(true),
+        _ => Err(Wrong::answer(&path, &answer, "").detail),
+    }
+}
+
 /// The number of messages that a session has now; `None` if the profile does not say how to ask.
 pub(super) async fn messages(run: &Run<'_>, workspace: Option<&str>, id: &str) -> Result<Option<u64>, Lack> {
     let Some(sessions) = &run.request.service.sessions else { return Ok(None) };
     let Some(path) = &sessions.messages else { return Ok(None) };
     let path = at(path, workspace, id);
     let answer = state::ask_long(run, &sessions.identity, &path, "look at the log of the engine").await?;
-    match opencode_api::message_count(&answer.body) {
+    match engine::message_count(sessions.engine, &answer.body) {
         Some(count) => Ok(Some(count)),
         None => Err(Wrong::new(format!("{path} is no list of messages"), "look at the log of the engine").into()),
     }
@@ -85,7 +152,7 @@ pub(super) async fn messages(run: &Run<'_>, workspace: Option<&str>, id: &str) -
 
 /// Makes a session, reads it, removes it, and looks that it is gone.
 pub(super) async fn write(run: &Run<'_>, state: &State, found: &mut Found) {
-    let name = "sessions.write";
+    let name = WRITE;
     let since = Instant::now();
     let Some(sessions) = &run.request.service.sessions else {
         // Then the rows of the matrix that write are all that was asked for.

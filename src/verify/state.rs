@@ -12,14 +12,13 @@ use serde_json::Value;
 
 use super::http::{Answer, Ask};
 use super::{Run, Wrong, is_id};
-use crate::config::profile::Engine;
 use crate::finding::Finding;
-use crate::providers::{opencode_api, openwork};
+use crate::providers::engine;
 
 /// Sessions beyond the captured ones that one list can hold.
 const MARGIN: usize = 1000;
-/// No service has more sessions; a list that is still cut off there is said to be.
-const MOST: usize = 1_000_000;
+/// The longest list that is asked for: as many sessions as a snapshot records.
+const MOST: usize = 100_000;
 
 /// Between two questions to a service that is booting.
 pub(super) const EVERY: Duration = Duration::from_millis(250);
@@ -95,13 +94,21 @@ pub(super) struct Token {
     pub(super) label: String,
 }
 
+/// The sessions that a service lists, in its order: the newest ones first.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SessionList {
+    pub(super) ids: Vec<String>,
+    /// There may be more than are asked for.
+    pub(super) is_cut: bool,
+}
+
 /// What a service has.
 #[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) workspaces: Part<Vec<Listed>>,
     /// The newest entry of the audit log of each workspace: its time in milliseconds since 1970, if it has any entry.
     pub(super) audit: BTreeMap<String, Result<Option<i64>, Wrong>>,
-    pub(super) sessions: Part<Vec<String>>,
+    pub(super) sessions: Part<SessionList>,
     pub(super) tokens: Part<Vec<Token>>,
     /// The id of the workspace that requests are about: the expected one, or the only other one.
     pub(super) workspace: Option<String>,
@@ -148,7 +155,7 @@ impl State {
 pub(super) fn expected_id(run: &Run<'_>) -> Option<String> {
     let workspaces = run.request.service.workspaces.as_ref()?;
     let path = run.request.workspace.as_deref()?;
-    (workspaces.engine == Engine::Openwork).then(|| openwork::workspace_id(Path::new(path.trim_end_matches('/'))))
+    engine::workspace_id(workspaces.engine, Path::new(path.trim_end_matches('/')))
 }
 
 /// The workspace that requests are about: by its id, by its path, else any.
@@ -185,25 +192,26 @@ async fn newest_entry(run: &Run<'_>, workspace: &str) -> Result<Option<i64>, Wro
 }
 
 /// The ids of all sessions: the list is asked for again, longer, while it comes back full.
-async fn sessions(run: &Run<'_>, workspace: Option<&str>, captured: usize) -> Result<Vec<String>, Lack> {
+async fn sessions(run: &Run<'_>, workspace: Option<&str>, captured: usize) -> Result<SessionList, Lack> {
     let Some(sessions) = &run.request.service.sessions else { return Err(Lack::Absent) };
     let workspace = named(workspace, &sessions.list)?;
-    let mut limit = captured + MARGIN;
+    let mut limit = (captured + MARGIN).min(MOST);
     loop {
         let path = sessions.list.replace("{workspace}", workspace).replace("{limit}", &limit.to_string());
         let answer = ask_long(run, &sessions.identity, &path, LIST_FIX).await?;
-        let ids = opencode_api::session_ids(&answer.body).ok_or_else(|| {
+        let ids = engine::session_ids(sessions.engine, &answer.body).ok_or_else(|| {
             Wrong::new(format!("{path} answers {}, but not with a list of sessions", answer.status), LIST_FIX)
         })?;
-        if ids.len() < limit || !sessions.list.contains("{limit}") || limit >= MOST {
-            return Ok(ids);
+        let is_cut = ids.len() >= limit;
+        if !is_cut || limit == MOST {
+            return Ok(SessionList { ids, is_cut });
         }
         limit = (limit * 10).min(MOST);
     }
 }
 
 /// What to do about a list of sessions that is none.
-const LIST_FIX: &str = "OpenCode does not work, although the server may say that all is well: look at its log";
+const LIST_FIX: &str = "the engine does not work, although the server may say that all is well: look at its log";
 
 pub(super) async fn tokens(run: &Run<'_>) -> Result<Vec<Token>, Lack> {
     let Some(scoped) = &run.request.service.scoped_tokens else { return Err(Lack::Absent) };

@@ -9,7 +9,7 @@ use crate::finding::Finding;
 
 pub(super) async fn run(run: &Run<'_>, state: &State, found: &mut Found) {
     let Some(workspaces) = &run.request.service.workspaces else { return };
-    found.add(listed(run, state).after(state.workspaces.took), false);
+    found.add(listed(run, workspaces, state).after(state.workspaces.took), false);
     let since = Instant::now();
     found.made(config(run, state, workspaces).await, since);
     let since = Instant::now();
@@ -17,7 +17,7 @@ pub(super) async fn run(run: &Run<'_>, state: &State, found: &mut Found) {
 }
 
 /// The list holds the workspace of the path that it should be at.
-fn listed(run: &Run<'_>, state: &State) -> Finding {
+fn listed(run: &Run<'_>, workspaces: &Workspaces, state: &State) -> Finding {
     let name = "workspaces";
     let listed = match &state.workspaces.known {
         Ok(listed) => listed,
@@ -25,11 +25,7 @@ fn listed(run: &Run<'_>, state: &State) -> Finding {
     };
     let ids: Vec<String> = listed.iter().map(|found| found.id.clone()).collect();
     if ids.is_empty() {
-        return Finding::failed(
-            name,
-            "the service has no workspace at all",
-            "look whether server.json is whole: a broken one counts as an empty one, and nothing says so",
-        );
+        return Finding::failed(name, "the service has no workspace at all", workspaces.fix.clone());
     }
     let (Some(path), Some(expected)) = (&run.request.workspace, state::expected_id(run)) else {
         return Finding::ok(name, format!("{} of them: {}", ids.len(), named(&ids)));

@@ -105,23 +105,30 @@ impl Verified {
 
 /// Compares a service of the `openwork` profile with facts, as `--against` does with those of a snapshot.
 pub fn compared(url: &str, env: &[(&str, String)], facts: Facts) -> Verified {
+    verified_as(url, env, |request| request.against = Some(Against { snapshot: "s".to_owned(), facts: Some(facts) }))
+}
+
+/// Verifies a service of the `openwork` profile by a request that `change` makes another one.
+pub fn verified_as(url: &str, env: &[(&str, String)], change: impl FnOnce(&mut Request<'_>)) -> Verified {
     let profile = Profile::load("openwork").unwrap();
     let service = service(&profile).unwrap();
     let environment = Environment::fixed(env.iter().map(|(name, value)| (*name, value.as_str())));
-    let against = Some(Against { snapshot: "s".to_owned(), facts: Some(facts) });
-    let request = Request {
+    let mut request = Request {
         address: &Address::parse(url, "--url").unwrap(),
         service,
         tokens: &Tokens::read(service, &TokenFiles::default(), &environment, true).unwrap(),
-        workspace: workspace_path(service, &environment, against.as_ref()).unwrap(),
-        against,
+        workspace: None,
+        against: None,
         restart: None,
         write_probe: false,
         create_probe_tokens: false,
         strict: true,
         timeout: Duration::from_secs(20),
+        limit: Duration::from_secs(60),
         cancel: &Cancel::default(),
     };
+    change(&mut request);
+    request.workspace = workspace_path(service, &environment, request.against.as_ref()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let report: Report = runtime.block_on(verify(&request)).unwrap();
     let json = serde_json::to_value(&report).unwrap();

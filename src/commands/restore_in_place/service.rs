@@ -37,7 +37,7 @@ impl Run<'_> {
     pub(super) fn before_swap(&self) -> Result<()> {
         // What is written now need not be written while the service is down.
         self.place.flush()?;
-        self.gate.stop().map_err(|error| error.and_hint("look whether the service runs"))?;
+        self.gate.stop(&self.session.cancel).map_err(|error| error.and_hint("look whether the service runs"))?;
         let free = self.wait_until_free().and_then(|()| refuse_if_in_use(self.dir, self.args.force));
         // It was stopped for nothing.
         free.and_then(|()| self.place.lock_tree(self.args.force)).map_err(|error| self.start_again(error))
@@ -64,7 +64,7 @@ impl Run<'_> {
         if let Err(next) = self.place.unlock_tree() {
             return self.stays_down(error.followed_by("the folder stays locked", &next));
         }
-        match (self.gate.start(), &self.gate.start, &self.gate.stop) {
+        match (self.gate.start(&self.session.cancel), &self.gate.start, &self.gate.stop) {
             (Err(next), ..) => error.followed_by("and the service does not run", &next),
             (Ok(()), Some(_), _) => error.and_hint("the service was started again"),
             (Ok(()), None, Some(_)) => error.and_hint("the service is stopped: start it (there is no --start-cmd)"),
@@ -85,16 +85,19 @@ impl Run<'_> {
     /// Starts the service; says what is wrong with it.
     pub(super) fn start_and_verify(&self, done: &mut RestoreReport) -> Result<Option<String>> {
         self.place.unlock_tree()?;
-        if let Err(error) = self.gate.start() {
-            return Ok(Some(error.full_message()));
-        }
-        let found = self.question.map(|question| question.ask(self.session)).transpose();
-        done.verification = found.map_err(|error| {
-            let dir = ui::shell_word(self.dir.display());
+        let dir = ui::shell_word(self.dir.display());
+        let unverified = |error: Error| {
             error.and_hint(&format!(
                 "the new folder is live, and not verified: run this again; `opsctl rollback {dir}` puts the old one back"
             ))
-        })?;
+        };
+        match self.gate.start(&self.session.cancel) {
+            Err(error) if error.code() == ExitCode::Interrupted => return Err(unverified(error)),
+            Err(error) => return Ok(Some(error.full_message())),
+            Ok(()) => {}
+        }
+        let found = self.question.map(|question| question.ask(self.session)).transpose();
+        done.verification = found.map_err(unverified)?;
         if let Some(found) = &done.verification {
             let doubt = found.doubt();
             done.lack(doubt.into_iter().collect());
@@ -125,7 +128,7 @@ impl Run<'_> {
             });
         }
         ui::warn(format!("{}; putting the old folder back", unwell.full_message()));
-        if let Err(error) = self.gate.stop() {
+        if let Err(error) = self.gate.stop(&self.session.cancel) {
             ui::warn(format!("{}; the old folder is put back all the same", error.full_message()));
         }
         if let Err(next) = self.place.undo(&mut journal) {
