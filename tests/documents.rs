@@ -284,3 +284,24 @@ fn no_file_names_a_folder_of_the_machine_it_was_written_on() {
     }
     assert!(found.is_empty(), "{found:#?}");
 }
+
+#[test]
+fn what_checks_a_service_knows_it_through_its_profile_and_its_provider_alone() {
+    let names = ["openwork", "opencode", "openwrk", "xdg_", "tokens.json", "server.json", "/health"];
+    let is_general = |file: &PathBuf| {
+        let folders = ["src/verify", "src/doctor", "src/providers/service.rs"];
+        folders.iter().any(|folder| file.starts_with(folder)) && !file.ends_with("tests.rs")
+    };
+    let general: Vec<PathBuf> = files().into_iter().filter(is_general).collect();
+    assert!(general.len() > 15, "{general:?}");
+    let mut found = Vec::new();
+    for file in &general {
+        let text = read(file.to_str().unwrap());
+        let code = text.split("#[cfg(test)]").next().unwrap().lines().enumerate();
+        for (number, line) in code.filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            let knows = names.iter().any(|name| line.to_ascii_lowercase().contains(name));
+            found.extend(knows.then(|| format!("{}:{}: {}", file.display(), number + 1, line.trim())));
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::archive::facts::{Facts, Recorded, SessionFacts, WorkspaceFacts};
 use crate::archive::hash::Hash;
 use crate::archive::path::EntryPath;
-use crate::providers::openwork::Workspace;
+use crate::providers::service::Workspace;
 use crate::providers::{opencode, openwork};
 use crate::state::SourceState;
 use crate::{Error, Result};

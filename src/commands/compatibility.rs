@@ -102,7 +102,8 @@ pub(super) fn compatibility(
 fn running(args: &RestoreArgs, session: &Session<'_>) -> Result<BTreeMap<String, String>> {
     let Some(url) = &args.service_url else { return Ok(BTreeMap::new()) };
     let address = Address::parse(url, "--service-url")?;
-    match session.block(service::versions(&address)) {
+    let here = session.settings.profile.value.volume_service().ok().map(|(service, _)| service);
+    match session.block(service::versions(&address, here)) {
         Err(error) if error.code() == ExitCode::Failed => {
             ui::warn(format!("the versions of the service are not compared: {}", error.full_message()));
             Ok(BTreeMap::new())

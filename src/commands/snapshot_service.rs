@@ -9,8 +9,7 @@ use super::Session;
 use crate::config::Environment;
 use crate::config::profile::{Send, Service};
 use crate::providers::address::Address;
-use crate::providers::openwork::Workspace;
-use crate::providers::service::{self, Asker};
+use crate::providers::service::{self, Asker, Workspace};
 use crate::{Context as _, ExitCode, Result, ui};
 
 /// What the service told; `None` where it was not asked, or did not answer.
@@ -32,7 +31,7 @@ pub(super) fn told(url: Option<&str>, session: &Session<'_>, service: Option<&Se
         return Ok(Told::default());
     };
     let address = Address::parse(url, "--service-url")?;
-    let versions = session.block(service::versions(&address));
+    let versions = session.block(service::versions(&address, service));
     let Some(mut versions) = unless_silent(&address, "the versions of the service are", versions)? else {
         return Ok(Told::default());
     };

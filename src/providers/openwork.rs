@@ -5,9 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::PROBE_LABEL;
+use super::service::Workspace;
 use crate::archive::hash::Hash;
 
 /// Hex digits of the hash in the id of a workspace.
@@ -65,15 +66,6 @@ pub fn token_ids(text: &[u8]) -> Result<Vec<String>, FileError> {
     let mut ids: Vec<String> = file.tokens.into_iter().filter(|token| !is_ours(token)).map(|token| token.id).collect();
     ids.sort();
     Ok(ids)
-}
-
-/// A workspace, as the server knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Workspace {
-    /// Its id.
-    pub id: String,
-    /// Its path; empty for one that is on another machine.
-    pub path: PathBuf,
 }
 
 /// The workspaces in `server.json`, in its order. An id that stands there goes before the one that follows from the path.

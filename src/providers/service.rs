@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::address::Address;
-use super::openwork::Workspace;
+use crate::config::profile::{Method, Probe, Service};
 use crate::{Error, ExitCode, Result};
 
 /// How long the service may take to answer.
@@ -21,12 +21,13 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of an answer: a list of workspaces is the longest.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// The part of the answer to `GET /health` that tells versions.
-#[derive(Deserialize)]
-struct Health {
-    version: Option<String>,
-    #[serde(rename = "opencodeVersion")]
-    opencode_pin: Option<String>,
+/// A workspace, as the server knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workspace {
+    /// Its id.
+    pub id: String,
+    /// Its path; empty for one that is on another machine.
+    pub path: PathBuf,
 }
 
 /// Somebody who may ask what not everybody may.
@@ -38,16 +39,25 @@ pub struct Asker<'a> {
     pub token: SecretString,
 }
 
-/// Asks `<url>/health` for the service's versions: `server`, and where it tells `opencode-pin`, the version that it was made with.
-/// Which one runs, only the engine itself knows.
+/// Asks the service for its versions, by the names of the profile: where a probe that anybody may make tells them. Which
+/// engine runs, only that itself knows.
 ///
 /// # Errors
-/// When the service does not answer as expected within ten seconds.
-pub async fn versions(address: &Address) -> Result<BTreeMap<String, String>> {
-    let body = get(address, "/health", None).await?;
-    let health: Health = serde_json::from_slice(&body).map_err(|_| not_expected())?;
-    let found = [("server", health.version), ("opencode-pin", health.opencode_pin)];
-    Ok(found.into_iter().filter_map(|(name, version)| Some((name.to_owned(), version?))).collect())
+/// When the service does not answer as expected within ten seconds, or nobody knows where to ask.
+pub async fn versions(address: &Address, service: Option<&Service>) -> Result<BTreeMap<String, String>> {
+    let tells = |probe: &&Probe| !probe.versions.is_empty() && probe.identity.is_none() && probe.method == Method::Get;
+    let probes: Vec<&Probe> = service.iter().flat_map(|service| &service.probes).filter(tells).collect();
+    if probes.is_empty() {
+        return Err(Error::new(ExitCode::Failed, "the profile does not say where the service tells them"));
+    }
+    let mut versions = BTreeMap::new();
+    for probe in probes {
+        let body = get(address, &probe.path, None).await?;
+        let answer: Value = serde_json::from_slice(&body).map_err(|_| not_expected())?;
+        let told = |at: &String| answer.pointer(at).and_then(Value::as_str).map(str::to_owned);
+        versions.extend(probe.versions.iter().filter_map(|(part, at)| Some((part.clone(), told(at)?))));
+    }
+    Ok(versions)
 }
 
 /// Asks the engine behind the service for the version that runs: `version_at` is a JSON pointer into the answer at `path`.
