@@ -306,3 +306,14 @@ fn a_restore_of_a_snapshot_that_recorded_nothing_stays_and_is_not_said_to_be_ver
     assert!(done.warning("not everything could be verified").contains("sessions.against"), "{}", done.stdout);
     assert!(!it.bench.tree.join("workspace/made-since.txt").exists());
 }
+
+#[test]
+fn an_engine_that_fails_is_not_put_down_to_the_token_and_takes_the_restore_back() {
+    let site = Site::new();
+    let taken = site.it.take();
+    let (it, work) = damaged(site);
+    work.fault(|faults| faults.session_list_fails = true);
+    let done = restore(&it, &work, &taken, &["--include", "workspace"]).ended(5);
+    assert!(done.error().contains("sessions: ") && done.error().contains("500 ConfigInvalidError"), "{}", done.error());
+    assert!(it.bench.tree.join("workspace/made-since.txt").exists());
+}

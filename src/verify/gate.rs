@@ -5,7 +5,7 @@ use std::time::Instant;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Request, Verdict, verify};
+use super::{REFUSED, Request, Verdict, verify};
 use crate::Result;
 use crate::config::profile::Service;
 use crate::finding::{Finding, Status};
@@ -54,17 +54,8 @@ impl Verification {
 pub async fn gate(request: &Request<'_>) -> Result<Verification> {
     let begun = Instant::now();
     let report = verify(request).await?;
-    let is_failed = |check: &&Finding| check.status == Status::Failed;
-    let is_refused = report.checks.iter().filter(is_failed).any(|check| is_who_asks(&check.name, request.service));
-    let decides = |check: &&Finding| {
-        let is_probe = request.service.probes.iter().any(|probe| probe.name == check.name);
-        // A service that lets everybody in must not stay as it is.
-        let is_open = matches!(check.name.as_str(), "auth.none" | "auth.wrong");
-        // Whoever is refused sees nothing of the data.
-        is_probe || is_open || (!check.name.starts_with("auth.") && !is_refused)
-    };
-    let failed = report.checks.iter().filter(is_failed).filter(decides);
-    let problems: Vec<String> = failed.map(|check| format!("{}: {}", check.name, check.detail)).collect();
+    let problems: Vec<String> =
+        deciding(&report.checks, request.service).map(|check| format!("{}: {}", check.name, check.detail)).collect();
     Ok(Verification {
         url: report.url,
         ok: problems.is_empty(),
@@ -75,9 +66,38 @@ pub async fn gate(request: &Request<'_>) -> Result<Verification> {
     })
 }
 
-/// Whether a check is about the identity that asks for workspaces and sessions.
-fn is_who_asks(check: &str, service: &Service) -> bool {
-    let asking = service.workspaces.iter().map(|workspaces| &workspaces.identity);
-    let asking = asking.chain(service.sessions.iter().map(|sessions| &sessions.identity));
-    asking.into_iter().any(|identity| check.strip_prefix("auth.") == Some(identity))
+/// The failures that the data decides.
+fn deciding<'c>(checks: &'c [Finding], service: &Service) -> impl Iterator<Item = &'c Finding> {
+    let is_refused = |check: &Finding| check.fix.as_deref() == Some(REFUSED);
+    // Tokens are listed to somebody else.
+    let sees_nothing = checks.iter().any(|check| is_refused(check) && !check.name.starts_with("tokens."));
+    checks.iter().filter(|check| check.status == Status::Failed).filter(move |check| {
+        let is_probe = service.probes.iter().any(|probe| probe.name == check.name);
+        // A service that lets everybody in must not stay as it is.
+        let is_open = matches!(check.name.as_str(), "auth.none" | "auth.wrong");
+        // Whoever is refused sees nothing of the data.
+        is_probe || is_open || !(check.name.starts_with("auth.") || sees_nothing || is_refused(check))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_refused_is_no_reason_and_what_the_others_see_is() {
+        let named = |checks: &[Finding]| -> Vec<String> {
+            deciding(checks, &Service::default()).map(|check| check.name.clone()).collect()
+        };
+        let failed = |name: &str| Finding::failed(name, "x", "y");
+        let refused = |name: &str| Finding::failed(name, "x", REFUSED);
+        let none = [""; 0];
+        assert_eq!(named(&[failed("auth.client"), refused("workspaces"), failed("sessions")]), none);
+        // An engine that does not run lets nobody in either, and is no matter of tokens.
+        assert_eq!(named(&[failed("auth.client"), failed("engine"), failed("sessions")]), ["engine", "sessions"]);
+        let checks = [failed("auth.host"), failed("sessions.against"), refused("tokens.against")];
+        assert_eq!(named(&checks), ["sessions.against"]);
+        assert_eq!(named(&[refused("workspaces"), failed("auth.none")]), ["auth.none"]);
+        assert_eq!(named(&[Finding::warning("sessions", "x", "y")]), none);
+    }
 }
