@@ -73,7 +73,7 @@ impl Two {
 
     /// A snapshot; with the service to ask, if there is one.
     fn take(&self, asked: Option<&OpenWork>) -> String {
-        let url = asked.map(OpenWork::url);
+        let url = asked.map(|work| work.url());
         let args: Vec<&str> = url.iter().flat_map(|url| ["--service-url", url.as_str()]).collect();
         let mut command = self.it.snapshot_command(&args);
         command.env("OPENWORK_TOKEN", CLIENT);

@@ -21,8 +21,8 @@ mod verifier;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deployment::{Deployment, Ends, facts, sessions};
@@ -49,16 +49,21 @@ struct Running {
 
 impl Running {
     fn boot(engine: &'static str, version: Version) -> Self {
+        let mut running = Self::new(Deployment::new(), engine, version);
+        let home = running.it.home();
+        running.boot_at(&home);
+        running
+    }
+
+    /// Nothing runs yet.
+    fn new(it: Deployment, engine: &'static str, version: Version) -> Self {
         let behind = Arc::new(Mutex::new(String::new()));
         let server = behind.clone();
         let front = Server::start(move |request, body| {
             let server = server.lock().unwrap().clone();
             forward(&server, request, body)
         });
-        let mut running = Self { it: Deployment::new(), engine, version, real: None, server: None, front, behind };
-        let home = running.it.home();
-        running.boot_at(&home);
-        running
+        Self { it, engine, version, real: None, server: None, front, behind }
     }
 
     fn server(&self) -> &Process {
@@ -131,7 +136,7 @@ impl Running {
     /// A restore in place that asks the service before it is done. The test is the platform: it ends the container when the
     /// stop command asks for that, and the start command gets a new one with this volume.
     fn restore(&mut self, snapshot: &str) -> Done {
-        let (dir, tree) = (self.it.bench.dir.to_path_buf(), self.it.bench.tree.clone());
+        let (dir, tree) = (self.it.bench.dir.path().to_owned(), self.it.bench.tree.clone());
         let asks = |what: &str| {
             let path = dir.join(what).display().to_string();
             format!("touch '{path}.asked'; until [ -e '{path}.done' ]; do sleep 0.05; done; rm '{path}.done'")
@@ -318,7 +323,7 @@ fn only_the_volume_restored_while_sessions_were_elsewhere_is_known_before_the_in
     let elsewhere: PathBuf = it.bench.dir.join("container");
     it.env.retain(|(name, _)| *name != "XDG_DATA_HOME");
     it.env.push(("HOME", elsewhere.display().to_string()));
-    let mut running = Running { it, engine: NEW, version: Version::V0_18_16, real: None, server: None };
+    let mut running = Running::new(it, NEW, Version::V0_18_16);
     running.boot_at(&Home(elsewhere.join(".local")));
     running.use_it("lost with the container", 1);
     let done = running.it.take();

@@ -12,6 +12,7 @@
 
 mod against;
 mod auth;
+mod found;
 mod gate;
 mod http;
 mod probes;
@@ -40,10 +41,9 @@ use crate::providers::PROBE_LABEL;
 pub use crate::providers::address::Address;
 use crate::providers::engine;
 use crate::{Error, ExitCode, Result};
+use found::Found;
 use http::{Answer, Http, Trouble};
 
-/// The checks of what the service holds for its users: without them a service is up, and no more is known.
-const DATA: [&str; 5] = ["workspaces", "workspaces.config", "workspaces.audit", "engine", "sessions"];
 /// What to do about an answer that nobody gets whose token is refused.
 const REFUSED: &str = "the token is refused: see the `auth` checks";
 /// For all that is removed after a cancel: the process ends within two seconds of it.
@@ -336,60 +336,6 @@ impl Run<'_> {
     }
 }
 
-/// A check that was made, and whether it was asked for.
-struct Check {
-    finding: Finding,
-    is_asked: bool,
-}
-
-/// What was found so far, and what there is to remove.
-#[derive(Default)]
-struct Found {
-    checks: Vec<Check>,
-    versions: BTreeMap<String, String>,
-    /// Whether tokens of this run may exist, the ids of those that are known, and whether one may be there that is not.
-    has_tokens: bool,
-    tokens: Vec<String>,
-    has_unnamed_token: bool,
-    /// Whether a session of this run may exist, in which workspace, and its id if that is known.
-    has_session: bool,
-    workspace: Option<String>,
-    session: Option<String>,
-}
-
-impl Found {
-    fn add(&mut self, finding: Finding, is_asked: bool) {
-        self.checks.push(Check { finding, is_asked });
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.checks.iter().any(|check| check.finding.name == name)
-    }
-
-    /// A check that is made in any case.
-    fn made(&mut self, finding: Finding, since: Instant) {
-        self.add(finding.after(since.elapsed()), false);
-    }
-
-    /// A check that was asked for.
-    fn asked(&mut self, finding: Finding, since: Instant) {
-        self.add(finding.after(since.elapsed()), true);
-    }
-
-    fn into_report(self, url: &str) -> Report {
-        let has = |status| self.checks.iter().any(|check| check.finding.status == status);
-        let is_needed = |check: &Check| check.is_asked || DATA.contains(&check.finding.name.as_str());
-        let is_open = self.checks.iter().any(|check| is_needed(check) && check.finding.status == Status::Skipped);
-        let verdict = match (has(Status::Failed), is_open) {
-            (true, _) => Verdict::Failed,
-            (false, true) => Verdict::Inconclusive,
-            (false, false) => Verdict::Passed,
-        };
-        let checks = self.checks.into_iter().map(|check| check.finding).collect();
-        Report { verdict, url: url.to_owned(), versions: self.versions, checks }
-    }
-}
-
 /// What is wrong, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Wrong {
@@ -463,7 +409,7 @@ mod tests {
         assert_eq!(report(vec![(skipped(), true)]).verdict, Verdict::Inconclusive);
         assert_eq!(report(vec![(skipped(), false)]).verdict, Verdict::Passed);
         // Nobody has to ask for a look at the data.
-        for name in DATA {
+        for name in found::DATA {
             assert_eq!(
                 report(vec![(Finding::skipped(name, "no token"), false)]).verdict,
                 Verdict::Inconclusive,
