@@ -115,7 +115,7 @@ fn pitfall_7_a_workspace_that_a_start_with_the_flag_hides_is_missing() {
     command.args(["--verify-url", &hiding.url()]).envs(hiding.env());
     command.env("OPSCTL_IDENTITY_FILE", &two.it.bench.identity).env("OPSCTL_STATE_DIR", &two.it.bench.state);
     std::fs::write(two.it.workspace().join("made-since.txt"), "made since").unwrap();
-    let done = run(command).ok();
+    let done = run(command).ended(3);
     assert_eq!(done.json["verification"]["ok"], true, "{}", done.stdout);
     assert!(done.stderr.contains("workspaces.against was not checked"), "{}", done.stderr);
     assert!(!two.it.workspace().join("made-since.txt").exists());
