@@ -142,7 +142,7 @@ fn pitfall_1_a_copy_of_the_database_alone_is_whole_for_sqlite_and_lacks_the_newe
         behind(&work, &engine);
         assert_eq!(engine.sessions(), std::slice::from_ref(&id));
         let done = against(&it, &work, taken.id()).failed(&["sessions.against"]);
-        assert_eq!(done.detail("sessions.against"), format!("{id} has 1 messages where 32 were captured"));
+        assert_eq!(done.detail("sessions.against"), format!("{id} has 1 message where 32 were captured"));
         engine.stop();
         // The snapshot has them.
         let restored = it.bench.dir.join("restored");

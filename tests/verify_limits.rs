@@ -12,15 +12,16 @@ mod stub_store;
 #[path = "support/verifier.rs"]
 mod verifier;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use openwork::{Engine, OpenWork, Version};
+use openwork::{CLIENT, Engine, OpenWork, Version, forward};
 use opsctl::archive::facts::{Facts, Recorded, SessionFacts};
 use opsctl::verify::Against;
 use serde_json::{Value, json};
 use stub_store::{Reply, Request, Server};
 use support::TestDir;
-use support::ask::ask;
 use verifier::{compared, verified, verified_as};
 
 fn site(sessions: usize) -> (TestDir, OpenWork) {
@@ -43,6 +44,11 @@ fn against(facts: Facts) -> Option<Against> {
     Some(Against { snapshot: "s".to_owned(), facts: Some(facts) })
 }
 
+/// Whether the client asks. Nobody else may see what it sees.
+fn is_client(request: &Request) -> bool {
+    request.headers.get("authorization").is_some_and(|value| *value == format!("Bearer {CLIENT}"))
+}
+
 /// In front of a service: answers some requests itself and passes on the others.
 fn front(work: &OpenWork, answer: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static) -> Server {
     let url = work.url();
@@ -52,11 +58,7 @@ fn front(work: &OpenWork, answer: impl Fn(&Request) -> Option<Reply> + Send + Sy
         if let Some(reply) = answer(request) {
             return reply;
         }
-        let names = ["authorization", "x-openwork-host-token", "content-type"];
-        let headers: Vec<(&str, &str)> =
-            names.iter().filter_map(|name| Some((*name, request.headers.get(*name)?.as_str()))).collect();
-        let answer = ask(&request.method, &format!("{url}{}", request.target), &headers, &bytes);
-        Reply::Send(format!("{} Forwarded\r\nContent-Type: {}", answer.status, answer.content_type), answer.body)
+        forward(&url, request, &mut bytes.as_slice())
     })
 }
 
@@ -106,6 +108,9 @@ fn what_may_be_behind_the_end_of_a_list_is_asked_for_by_its_id() {
     let (_dir, work) = site(1);
     let path = format!("/w/{}/opencode/session", work.workspace_id());
     let cut = front(&work, move |request| {
+        if !is_client(request) {
+            return None;
+        }
         let rest = request.target.strip_prefix(&path)?;
         if let Some(limit) = rest.strip_prefix("?limit=") {
             let limit: usize = limit.parse().unwrap();
@@ -176,29 +181,26 @@ fn a_service_that_answers_nothing_but_its_health_does_not_keep_the_run_for_ever(
 #[test]
 fn what_was_made_is_removed_when_the_time_is_over() {
     let (_dir, work) = site(1);
-    // The answer that names the second token never comes.
-    let hangs = front(&work, |_| None);
-    let (to, count) = (url(&hangs), std::sync::Mutex::new(0));
+    // The answers that name the tokens never come.
+    let (to, made) = (work.url(), Arc::new(AtomicUsize::new(0)));
+    let counts = made.clone();
     let never = Server::start(move |request, body| {
         let mut bytes = Vec::new();
         std::io::Read::read_to_end(body, &mut bytes).unwrap();
-        let names = ["authorization", "x-openwork-host-token", "content-type"];
-        let headers: Vec<(&str, &str)> =
-            names.iter().filter_map(|name| Some((*name, request.headers.get(*name)?.as_str()))).collect();
-        let answer = ask(&request.method, &format!("{to}{}", request.target), &headers, &bytes);
-        let makes = request.method == "POST" && request.target == "/tokens";
+        let makes = String::from_utf8_lossy(&bytes).contains("opsctl-verify-");
+        let answer = forward(&to, request, &mut bytes.as_slice());
         if makes {
-            *count.lock().unwrap() += 1;
+            counts.fetch_add(1, Ordering::SeqCst);
             return Reply::Never;
         }
-        Reply::Send(format!("{} Forwarded\r\nContent-Type: {}", answer.status, answer.content_type), answer.body)
+        answer
     });
     let done = verified_as(&url(&never), &work.env(), |request| {
         (request.timeout, request.limit) = (Duration::from_secs(2), Duration::from_secs(2));
         request.create_probe_tokens = true;
     });
     assert_eq!(done.status("auth.viewer"), "skipped");
-    let made = work.seen().iter().filter(|seen| seen.starts_with("POST /tokens")).count();
+    let made = made.load(Ordering::SeqCst);
     let removed = work.seen().iter().filter(|seen| seen.starts_with("DELETE /tokens/")).count();
     assert!(made > 0 && removed >= made, "{made} made, {removed} removed");
     let left = std::fs::read_to_string(work.tokens_file()).unwrap();
@@ -215,8 +217,9 @@ fn a_health_without_a_version_and_an_engine_that_is_not_healthy_fail() {
     let done = verified(&url(&nameless), &work.env(), &["--timeout", "1s"]).failed(&["health"]);
     assert_eq!(done.detail("health"), "/health answers 200, but it has nothing at /version");
     let sick = json!({ "healthy": false, "version": "1.17.11" });
-    let sick =
-        front(&work, move |request| (request.target == "/opencode/global/health").then(|| send("200 OK", &sick)));
+    let sick = front(&work, move |request| {
+        (request.target == "/opencode/global/health" && is_client(request)).then(|| send("200 OK", &sick))
+    });
     let done = verified(&url(&sick), &work.env(), &[]).failed(&["engine"]);
     assert!(done.detail("engine").ends_with("but it does not say /healthy = true"), "{}", done.detail("engine"));
 }
