@@ -291,6 +291,16 @@ fn nothing_is_exchanged_with_something_that_the_journal_does_not_know() {
 
 // ---- reuse ----
 
+/// Bytes that were said to be done.
+#[derive(Default)]
+struct Told(std::sync::atomic::AtomicU64);
+
+impl crate::progress::Progress for Told {
+    fn advance(&self, bytes: u64) {
+        self.0.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_live_file_that_changes_after_it_was_looked_at_is_not_taken() {
     let (live, stage) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -312,9 +322,10 @@ fn a_live_file_that_changes_after_it_was_looked_at_is_not_taken() {
     fs::write(live.path().join("replaced"), "CONTENT").unwrap();
     fs::write(live.path().join("truncated"), "").unwrap();
     fs::remove_file(live.path().join("gone")).unwrap();
-    let target = begun(&stage.path().join("new"));
-    let taken = reuse.take(&target, &wanted, &()).unwrap();
+    let (target, told) = (begun(&stage.path().join("new")), Told::default());
+    let taken = reuse.take(&target, &wanted, &told).unwrap();
     assert_eq!(taken, [true, false, false, false, false]);
+    assert_eq!(told.0.into_inner(), 7, "what is taken is progress, however it is taken");
     assert_eq!(fs::read(stage.path().join("new/kept")).unwrap(), b"content");
     assert!(names[1..].iter().all(|name| !stage.path().join("new").join(name).exists()));
 }
