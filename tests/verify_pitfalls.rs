@@ -71,6 +71,31 @@ fn pitfall_3_a_workspace_at_another_path_is_not_the_one_that_was_captured() {
 }
 
 #[test]
+fn pitfall_3_a_path_that_only_the_profile_names_fails_nothing() {
+    let site = Site::new(Version::V0_18_16, 1);
+    let mut env = site.work.env();
+    env.retain(|(name, _)| *name != "OPENWORK_WORKSPACE");
+    let done = verified(&site.work.url(), &env, &[]).passed();
+    assert_eq!(done.with("warning"), ["workspaces"], "{}", done.0.stdout);
+    let (detail, fix) = (done.detail("workspaces"), done.fix("workspaces"));
+    assert!(detail.contains(&site.work.workspace_id()) && fix.contains("OPENWORK_WORKSPACE=PATH"), "{detail}: {fix}");
+    // All the rest is asked of the one that is there.
+    assert_eq!(done.detail("workspaces.config"), format!("{} is served", site.work.workspace_id()));
+    assert_eq!(done.status("sessions"), "ok");
+}
+
+#[test]
+fn pitfall_3_however_a_path_is_spelled_it_is_the_same_workspace() {
+    let site = Site::new(Version::V0_18_16, 1);
+    let path = site.workspace();
+    let (data, name) = path.rsplit_once('/').unwrap();
+    for spelled in [format!("{path}/"), format!("{data}//{name}"), format!("{data}/./{name}/x/..")] {
+        let done = site.verify_at(&spelled).passed();
+        assert_eq!(done.detail("workspaces"), format!("{} of {path} is there", site.work.workspace_id()), "{spelled}");
+    }
+}
+
+#[test]
 fn pitfall_3_a_listed_workspace_that_is_not_served_is_explained_as_a_moved_path() {
     let dir = TestDir::new();
     let data = dir.mkdir("data");

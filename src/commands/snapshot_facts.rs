@@ -2,12 +2,13 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::snapshot_service::Told;
 use crate::archive::path::EntryPath;
 use crate::capture::{Asked, AskedWorkspaces, FactsRequest};
 use crate::config::profile::{Facts, Location, Profile, Service, Volume};
+use crate::providers::service::absolute;
 
 /// The value of a variable.
 type ValueOf<'v> = &'v dyn Fn(&str) -> Option<OsString>;
@@ -132,18 +133,6 @@ fn below(root: &Path, place: &Path) -> Option<EntryPath> {
     };
     let relative = place.strip_prefix(root).ok().map(Path::to_owned).or_else(real)?;
     EntryPath::new(relative.as_os_str().as_bytes().to_vec()).ok().filter(|path| !path.as_bytes().is_empty())
-}
-
-/// Absolute, without `.` and `..` and a slash at the end; links are left as they are, as the server does it.
-fn absolute(path: &Path) -> PathBuf {
-    let mut plain = PathBuf::new();
-    for part in std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).components() {
-        match part {
-            Component::ParentDir => drop(plain.pop()),
-            other => plain.push(other),
-        }
-    }
-    plain
 }
 
 #[cfg(test)]

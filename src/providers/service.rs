@@ -4,7 +4,7 @@
 //! the network in clear. No answer is shown, for it could hold a secret.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
@@ -28,6 +28,19 @@ pub struct Workspace {
     pub id: String,
     /// Its path; empty for one that is on another machine.
     pub path: PathBuf,
+}
+
+/// Absolute, without `.` and `..` and a slash at the end; links are left as they are, as the server does it.
+#[must_use]
+pub fn absolute(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).components() {
+        match part {
+            Component::ParentDir => drop(plain.pop()),
+            other => plain.push(other),
+        }
+    }
+    plain
 }
 
 /// Somebody who may ask what not everybody may.

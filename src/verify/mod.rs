@@ -32,9 +32,9 @@ use serde::Serialize;
 pub use against::Against;
 pub use gate::{Verification, gate};
 pub use tokens::{TokenFiles, Tokens};
+pub use workspaces::{Place, workspace_path};
 
 use crate::cancel::Cancel;
-use crate::config::Environment;
 use crate::config::profile::{Profile, Service};
 use crate::finding::{Finding, Status};
 use crate::providers::PROBE_LABEL;
@@ -58,8 +58,8 @@ pub struct Request<'a> {
     pub service: &'a Service,
     /// The tokens that were given.
     pub tokens: &'a Tokens,
-    /// The path of the workspace that it should serve, if that is known.
-    pub workspace: Option<String>,
+    /// Where the workspace that it should serve is, if that is known.
+    pub workspace: Option<Place>,
     /// What it is compared with, if that was asked for.
     pub against: Option<Against>,
     /// Given to `sh -c` to restart it.
@@ -167,25 +167,6 @@ pub fn service(profile: &Profile) -> Result<&Service> {
                 .hint(hint))
         }
     }
-}
-
-/// The path of the workspace that a service should serve: by its variable, by what was captured, or by the contract.
-///
-/// # Errors
-/// Usage, when the variable is no text.
-pub fn workspace_path(
-    service: &Service,
-    environment: &Environment,
-    against: Option<&Against>,
-) -> Result<Option<String>> {
-    let Some(workspaces) = &service.workspaces else { return Ok(None) };
-    if let Some(path) = environment.text(&workspaces.variable)? {
-        return Ok(Some(path));
-    }
-    let contract = service.variables.iter().find(|variable| variable.name == workspaces.variable);
-    let contract = contract.and_then(|variable| variable.value.as_deref());
-    let captured = against.and_then(|against| against.workspace_path(contract));
-    Ok(captured.or_else(|| contract.map(str::to_owned)))
 }
 
 /// Verifies a service.

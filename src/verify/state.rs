@@ -4,7 +4,6 @@
 //! times are kept of them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -154,16 +153,15 @@ impl State {
 /// The id that the profile's provider makes of the path of the workspace.
 pub(super) fn expected_id(run: &Run<'_>) -> Option<String> {
     let workspaces = run.request.service.workspaces.as_ref()?;
-    let path = run.request.workspace.as_deref()?;
-    engine::workspace_id(workspaces.engine, Path::new(path.trim_end_matches('/')))
+    engine::workspace_id(workspaces.engine, &run.request.workspace.as_ref()?.path)
 }
 
 /// The workspace that requests are about: by its id, by its path, else any.
 fn choose(run: &Run<'_>, listed: &[Listed]) -> Option<String> {
     let expected = expected_id(run);
-    let path = run.request.workspace.as_deref();
+    let place = run.request.workspace.as_ref();
     let by_id = listed.iter().find(|found| Some(&found.id) == expected.as_ref());
-    let by_path = || listed.iter().find(|found| path.is_some() && found.path.as_deref() == path);
+    let by_path = || listed.iter().find(|found| place.is_some_and(|place| place.is_at(found.path.as_deref())));
     by_id.or_else(by_path).or_else(|| listed.first()).map(|found| found.id.clone()).or(expected)
 }
 

@@ -1,11 +1,50 @@
 //! Whether the workspace that was restored is the one that is served.
 
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::state::{self, State};
-use super::{Found, Run, named};
-use crate::config::profile::Workspaces;
+use super::{Against, Found, Run, named};
+use crate::Result;
+use crate::config::Environment;
+use crate::config::profile::{Service, Workspaces};
 use crate::finding::Finding;
+use crate::providers::service::absolute;
+
+/// Where a workspace should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its path, as the service has it.
+    pub path: PathBuf,
+    /// Whether that is where the profile has it, and nobody said so of this service: it may be elsewhere on purpose.
+    pub is_default: bool,
+}
+
+impl Place {
+    /// Whether a path that the service lists is this one.
+    pub(super) fn is_at(&self, listed: Option<&str>) -> bool {
+        listed.is_some_and(|path| Path::new(path).is_absolute() && absolute(Path::new(path)) == self.path)
+    }
+}
+
+/// The path of the workspace that a service should serve: by its variable, by what was captured, or by the contract.
+///
+/// # Errors
+/// Usage, when the variable is no text.
+pub fn workspace_path(
+    service: &Service,
+    environment: &Environment,
+    against: Option<&Against>,
+) -> Result<Option<Place>> {
+    let Some(workspaces) = &service.workspaces else { return Ok(None) };
+    let contract = service.variables.iter().find(|variable| variable.name == workspaces.variable);
+    let contract = contract.and_then(|variable| variable.value.as_deref());
+    let captured = || against.and_then(|against| against.workspace_path(contract));
+    let said = environment.text(&workspaces.variable)?.or_else(captured);
+    let is_default = said.is_none();
+    let path = said.or_else(|| contract.map(str::to_owned));
+    Ok(path.map(|path| Place { path: absolute(Path::new(&path)), is_default }))
+}
 
 pub(super) async fn run(run: &Run<'_>, state: &State, found: &mut Found) {
     let Some(workspaces) = &run.request.service.workspaces else { return };
@@ -27,22 +66,29 @@ fn listed(run: &Run<'_>, workspaces: &Workspaces, state: &State) -> Finding {
     if ids.is_empty() {
         return Finding::failed(name, "the service has no workspace at all", workspaces.fix.clone());
     }
-    let (Some(path), Some(expected)) = (&run.request.workspace, state::expected_id(run)) else {
+    let (Some(place), Some(expected)) = (&run.request.workspace, state::expected_id(run)) else {
         return Finding::ok(name, format!("{} of them: {}", ids.len(), named(&ids)));
     };
+    let path = place.path.display();
     if ids.contains(&expected) {
         return Finding::ok(name, format!("{expected} of {path} is there"));
     }
     // An id that stands in the configuration of the server goes before the one that follows from the path.
-    match listed.iter().find(|found| found.path.as_ref() == Some(path)) {
-        Some(found) => Finding::ok(name, format!("{path} is there as {}", found.id)),
-        None => Finding::failed(
-            name,
-            format!("{expected} of {path} is not there; there is {}", named(&ids)),
-            "the id follows from the path: restore to the path of the capture, and start the service with that \
-             workspace; if it is elsewhere on purpose, name it by the variable of the profile",
-        ),
+    if let Some(found) = listed.iter().find(|found| place.is_at(found.path.as_deref())) {
+        return Finding::ok(name, format!("{path} is there as {}", found.id));
     }
+    let there = named(&ids);
+    if place.is_default {
+        let detail = format!("there is {there}, and not {expected} of {path}, where the profile has it");
+        let fix = format!("if it should be elsewhere, say so: {}=PATH, as the service has it", workspaces.variable);
+        return Finding::warning(name, detail, fix);
+    }
+    Finding::failed(
+        name,
+        format!("{expected} of {path} is not there; there is {there}"),
+        "the id follows from the path: restore to the path of the capture, and start the service with that \
+         workspace; if it is elsewhere on purpose, name it by the variable of the profile",
+    )
 }
 
 /// Being in the list is not being served.
