@@ -104,6 +104,31 @@ fn a_list_of_messages_that_is_slow_or_too_large_has_lost_none() {
 }
 
 #[test]
+fn a_list_of_sessions_that_is_slow_or_too_large_has_lost_none() {
+    let (_dir, work) = site(1);
+    let list = format!("/w/{}/opencode/session?limit=1001", work.workspace_id());
+    type Answer = fn() -> Reply;
+    let breaks: [(Answer, &str); 2] = [
+        (|| Reply::Never, "no whole answer within 2 s"),
+        (|| Reply::Endless("200 OK".to_owned(), vec![b' '; 1 << 20]), "the answer is larger than 64 MiB"),
+    ];
+    for (reply, why) in breaks {
+        let list = list.clone();
+        let broken = front(&work, move |request| (request.target == list).then(reply));
+        let done = verified_as(&url(&broken), &work.env(), |request| {
+            request.timeout = Duration::from_secs(2);
+            request.against = against(facts(&[("ses_00000", 0)]));
+        });
+        let done = done.is("inconclusive");
+        for name in ["sessions", "sessions.against"] {
+            assert_eq!(done.status(name), "skipped", "{name}: {}", done.0.stdout);
+            assert!(done.detail(name).ends_with(why), "{name}: {}", done.detail(name));
+        }
+        assert_eq!(done.status("engine"), "ok");
+    }
+}
+
+#[test]
 fn what_may_be_behind_the_end_of_a_list_is_asked_for_by_its_id() {
     let (_dir, work) = site(1);
     let path = format!("/w/{}/opencode/session", work.workspace_id());

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * A token goes to the host that was named and to no other ([`Address::client`]).
-//! * A request has its time limit and its answer a size limit, whatever the other side sends.
+//! * A request has its time limit and its answer a size limit, whatever the other side sends. Lists have longer and larger ones.
 //! * No message holds a token, or what an answer said.
 
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ const LIST: usize = 64 << 20;
 const TRIES: usize = 3;
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
-/// For one answer, unless all has to be over sooner.
+/// For one answer that is no list, unless all has to be over sooner.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why there is no answer that could be judged.
@@ -67,6 +67,11 @@ impl Trouble {
     /// Whether waiting can mend it. A wrong certificate or another host does not become right with time.
     pub(super) const fn passes(&self) -> bool {
         !matches!(self, Self::Tls(_) | Self::Redirect(_) | Self::Large(_))
+    }
+
+    /// Whether an answer comes, but slower or larger than anybody can wait for.
+    pub(super) const fn is_much(&self) -> bool {
+        matches!(self, Self::Slow(_) | Self::Late | Self::Large(_))
     }
 
     fn of(error: &reqwest::Error, is_encrypted: bool, patience: Duration) -> Self {
@@ -139,6 +144,8 @@ pub(super) struct Ask<'a> {
     caller: &'a Caller,
     body: Option<&'a serde_json::Value>,
     limit: usize,
+    /// Whether it grows with the data, and takes its time.
+    is_list: bool,
     /// Whether the status is all that counts: then a body that is too much is no trouble.
     skims: bool,
 }
@@ -149,12 +156,12 @@ impl<'a> Ask<'a> {
     }
 
     pub(super) const fn new(method: Method, path: &'a str, caller: &'a Caller) -> Self {
-        Self { method, path, caller, body: None, limit: ORDINARY, skims: false }
+        Self { method, path, caller, body: None, limit: ORDINARY, is_list: false, skims: false }
     }
 
     /// For an answer that grows with the data.
     pub(super) const fn list(mut self) -> Self {
-        self.limit = LIST;
+        (self.limit, self.is_list) = (LIST, true);
         self
     }
 
@@ -212,15 +219,16 @@ impl Answer {
 pub(super) struct Http {
     client: reqwest::Client,
     address: Address,
+    /// For one answer; nobody waits longer than [`PATIENCE`] for one that is no list.
     patience: Duration,
     /// When all has to be over; then each request is made once.
     until: Option<Instant>,
 }
 
 impl Http {
-    /// A way to `address`; no request takes longer than `limit`.
-    pub(super) fn new(address: &Address, limit: Duration) -> Result<Self> {
-        Ok(Self { client: address.client()?, address: address.clone(), patience: limit.min(PATIENCE), until: None })
+    /// A way to `address`; no request takes longer than `patience`.
+    pub(super) fn new(address: &Address, patience: Duration) -> Result<Self> {
+        Ok(Self { client: address.client()?, address: address.clone(), patience, until: None })
     }
 
     /// The same in a hurry: all requests together have this time, and each is made once.
@@ -231,6 +239,13 @@ impl Http {
     /// Whether there is little time left.
     pub(super) const fn is_hurried(&self) -> bool {
         self.until.is_some()
+    }
+
+    /// How long this answer may take.
+    fn patience(&self, ask: &Ask<'_>) -> Duration {
+        let patience = if ask.is_list { self.patience } else { self.patience.min(PATIENCE) };
+        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        left.map_or(patience, |left| left.min(patience))
     }
 
     /// Asks. What changes nothing is asked again where the way to the service was at fault.
@@ -259,8 +274,7 @@ impl Http {
             Method::Delete => reqwest::Method::DELETE,
         };
         let url = format!("{}{}", self.address.shown(), ask.path);
-        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
-        let patience = left.map_or(self.patience, |left| left.min(self.patience));
+        let patience = self.patience(&ask);
         if patience.is_zero() {
             return Err(Trouble::Late);
         }
@@ -289,6 +303,18 @@ impl Http {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_may_take_as_long_as_the_service_may_and_nothing_longer_than_all_together() {
+        let address = Address::parse("http://127.0.0.1:9", "--url").unwrap();
+        let nobody = Caller::default();
+        let (one, list) = (Ask::get("/x", &nobody), Ask::get("/x", &nobody).list());
+        let patient = Http::new(&address, Duration::from_secs(60)).unwrap();
+        assert_eq!((patient.patience(&one), patient.patience(&list)), (PATIENCE, Duration::from_secs(60)));
+        let short = Http::new(&address, Duration::from_secs(2)).unwrap();
+        assert_eq!((short.patience(&one), short.patience(&list)), (Duration::from_secs(2), Duration::from_secs(2)));
+        assert!(patient.within(Duration::from_secs(1)).patience(&list) <= Duration::from_secs(1));
+    }
 
     #[test]
     fn who_asks_is_never_shown() {

@@ -33,6 +33,8 @@ pub(super) enum Lack {
     Absent,
     /// It cannot be asked: there is no token, or the service is not to be changed.
     NotAsked(String),
+    /// The answer grows with the data, and is too slow or too large to be read: that tells nothing about the data.
+    Unread(String),
     /// The answer is not what it should be.
     Wrong(Wrong),
 }
@@ -48,7 +50,7 @@ impl Lack {
     pub(super) fn why(&self) -> String {
         match self {
             Self::Absent => "the profile does not say how".to_owned(),
-            Self::NotAsked(how) => how.clone(),
+            Self::NotAsked(why) | Self::Unread(why) => why.clone(),
             Self::Wrong(wrong) => wrong.detail.clone(),
         }
     }
@@ -248,8 +250,8 @@ async fn send(run: &Run<'_>, identity: &str, path: &str, fix: &str, is_long: boo
     let caller = caller.map_err(|missing| Lack::NotAsked(missing.0))?;
     let ask = Ask::get(path, &caller);
     let answer = run.http.send(if is_long { ask.list() } else { ask }).await.map_err(|trouble| {
-        let wrong = Wrong::from(trouble);
-        Wrong { detail: format!("{path}: {}", wrong.detail), ..wrong }
+        let detail = format!("{path}: {trouble}");
+        if is_long && trouble.is_much() { Lack::Unread(detail) } else { Wrong { detail, ..trouble.into() }.into() }
     })?;
     if answer.is_success() { Ok(answer) } else { Err(Wrong::answer(path, &answer, fix).into()) }
 }
