@@ -16,8 +16,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use openwork::{Engine, OpenWork, Version};
+use openwork::{Engine, OpenWork, Version, forward};
 use rustix::process::Signal;
+use serde_json::json;
 use stub_store::{Reply, Server};
 use support::ask::ask;
 use support::opsctl::Guarded;
@@ -85,13 +86,63 @@ fn what_could_not_be_read_before_the_restart_is_said() {
     let (_dir, work) = site();
     let mut env = work.env();
     env.retain(|(name, _)| *name != "OPENWORK_HOST_TOKEN");
-    let done = verified(&work.url(), &env, &["--restart-cmd", &work.restart_command()]).passed();
+    let done = verified(&work.url(), &env, &["--restart-cmd", &work.restart_command()]).is("inconclusive");
+    assert_eq!(done.status("restart"), "skipped", "what was asked for was not done");
     let detail = done.detail("restart");
     assert!(detail.contains("not compared: tokens (no token of `host`: set OPENWORK_HOST_TOKEN"), "{detail}");
     let audit = format!("/workspace/{}/audit", work.workspace_id());
     work.fault(|faults| faults.endless = Some(audit));
     let done = verified(&work.url(), &work.env(), &["--restart-cmd", &work.restart_command()]).is("failed");
     assert!(done.detail("restart").contains("not compared: the audit log of ws_"), "{}", done.detail("restart"));
+}
+
+/// In front of `work`: before the restart, and after it, these lists of messages.
+fn with_messages(work: &OpenWork, flag: &Path, then: usize, now: Option<usize>) -> Server {
+    let (url, flag) = (work.url(), flag.to_owned());
+    Server::start(move |request, body| {
+        if !request.target.ends_with("/session/ses_a/message") {
+            return forward(&url, request, body);
+        }
+        match if flag.exists() { now } else { Some(then) } {
+            Some(number) => Reply::Send("200 OK".to_owned(), json!(vec![json!({}); number]).to_string().into()),
+            None => Reply::Send("500 Internal Server Error".to_owned(), Vec::new()),
+        }
+    })
+}
+
+#[test]
+fn a_restart_that_costs_a_message_has_lost_something() {
+    for (now, verdict) in [(Some(3), "passed"), (Some(4), "passed"), (Some(2), "failed"), (None, "inconclusive")] {
+        let (dir, work) = site();
+        let flag = dir.join("restarted");
+        let front = with_messages(&work, &flag, 3, now);
+        let restart = format!("touch '{}'; {}", flag.display(), work.restart_command());
+        let url = format!("http://127.0.0.1:{}", front.port);
+        let done = verified(&url, &work.env(), &["--restart-cmd", &restart]).is(verdict);
+        let detail = done.detail("restart");
+        match verdict {
+            "failed" => assert_eq!(detail, "lost in the restart: ses_a has 2 messages where 3 were there"),
+            "inconclusive" => assert!(detail.contains("not compared: the messages of every session (/w/"), "{detail}"),
+            _ => assert_eq!(done.status("restart"), "ok", "{detail}"),
+        }
+    }
+}
+
+#[test]
+fn sessions_that_nobody_can_find_after_the_restart_are_not_still_there() {
+    let (dir, work) = site();
+    let flag = dir.join("restarted");
+    let (inner, seen) = (work.url(), flag.clone());
+    let list = format!("/w/{}/opencode/session?limit=", work.workspace_id());
+    let front = Server::start(move |request, body| match request.target.starts_with(&list) && seen.exists() {
+        true => Reply::Never,
+        false => forward(&inner, request, body),
+    });
+    let restart = format!("touch '{}'; {}", flag.display(), work.restart_command());
+    let url = format!("http://127.0.0.1:{}", front.port);
+    let done = verified(&url, &work.env(), &["--restart-cmd", &restart, "--timeout", "2s"]).is("inconclusive");
+    assert_eq!(done.with("skipped"), ["restart"], "{}", done.0.stdout);
+    assert!(done.detail("restart").contains("not compared: sessions (/w/"), "{}", done.detail("restart"));
 }
 
 #[test]

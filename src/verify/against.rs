@@ -6,19 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use futures::StreamExt as _;
-
 use super::sessions::{self, Sought};
 use super::state::{Lack, State};
-use super::{Found, Run, Wrong, named};
+use super::{Found, Run, Wrong, messages, named};
 use crate::archive::facts::{Facts, Recorded, SessionFacts, WorkspaceFacts};
 use crate::config::profile::Service;
 use crate::finding::Finding;
 
 /// The checks of a comparison; the last one is not made where no versions were recorded.
 pub(super) const NAMES: [&str; 4] = ["sessions.against", "tokens.against", "workspaces.against", "versions.against"];
-/// Sessions whose messages are counted: those at the front of the list, which lie newest first.
-const COUNTED: usize = 200;
 
 /// What a service is compared with.
 #[derive(Clone, Debug)]
@@ -113,38 +109,22 @@ async fn sessions_against(run: &Run<'_>, captured: &SessionFacts, state: &State)
         there.push_str(&format!("; {} in no list, as those of other folders are", sought.there.len()));
     }
     let listed = listed.iter().filter(|id| captured.messages.contains_key(*id));
-    let counted: Vec<&String> = listed.chain(sought.there).take(COUNTED).collect();
-    let work = counted.iter().map(|id| sessions::messages(run, workspace, id));
-    let mut counts = futures::stream::iter(work).buffered(sessions::AT_ONCE);
-    let (mut short, mut uncounted) = (Vec::new(), Vec::new());
-    for id in &counted {
-        // An engine that does not answer the first ones is not asked for all.
-        if uncounted.len() >= sessions::AT_ONCE {
-            break;
-        }
-        let before = captured.messages.get(*id).copied().unwrap_or_default();
-        match counts.next().await {
-            Some(Ok(Some(now))) if now < before => {
-                let now = crate::ui::count(now, "message", "messages");
-                short.push(format!("{id} has {now} where {before} were captured"));
-            }
-            Some(Ok(Some(_))) => {}
-            // A list that is slow or too large has lost nothing.
-            Some(Err(lack)) => uncounted.push(lack.why()),
-            Some(Ok(None)) | None => return Finding::ok(name, there),
-        }
-    }
+    let Some(counted) = messages::count(run, workspace, listed.chain(sought.there)).await else {
+        return Finding::ok(name, there);
+    };
+    let short = counted.short_of(&captured.messages, "captured");
     if !short.is_empty() {
         let fix =
             "the database lost its newest rows, as a copy without its -wal does: restore it again from the snapshot";
         return Finding::failed(name, named(&short), fix);
     }
     let sessions = |number: usize| crate::ui::count(number as u64, "session", "sessions");
-    if let Some(why) = uncounted.first() {
+    if let Some(why) = &counted.why {
         return Finding::skipped(name, format!("{there}; not every session's messages could be counted: {why}"));
     }
-    let were = if counted.len() == 1 { "was" } else { "were" };
-    Finding::ok(name, format!("{there}; the messages of {} {were} counted", sessions(counted.len())))
+    let number = counted.messages.len();
+    let were = if number == 1 { "was" } else { "were" };
+    Finding::ok(name, format!("{there}; the messages of {} {were} counted", sessions(number)))
 }
 
 fn all_there(captured: &SessionFacts) -> String {

@@ -15,6 +15,7 @@ mod auth;
 mod found;
 mod gate;
 mod http;
+mod messages;
 mod probes;
 mod restart;
 mod scoped;

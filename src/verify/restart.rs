@@ -1,4 +1,6 @@
 //! Whether what the service has outlives a restart, and whether it was one.
+//!
+//! Invariant: well is only what was compared. What was there before and could not be looked at makes it inconclusive.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -6,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::state::{EVERY, Lack, State};
+use super::messages::{self, Counted};
 use super::{Found, Run, Wrong, named, probes, sessions};
 use crate::finding::Finding;
 use crate::providers::shell;
@@ -22,10 +25,8 @@ pub(super) async fn run(run: &Run<'_>, command: &str, found: &mut Found) {
 
 async fn restart(run: &Run<'_>, command: &str) -> Finding {
     let limit = run.request.timeout + run.request.limit;
-    let Ok(before) = timeout(limit, State::read(run, run.captured_sessions())).await else {
-        return Finding::skipped(NAME, LATE);
-    };
-    if let Some(why) = nothing_known(&before) {
+    let Ok(before) = timeout(limit, Before::read(run)).await else { return Finding::skipped(NAME, LATE) };
+    if let Some(why) = nothing_known(&before.state) {
         return Finding::skipped(NAME, format!("nothing to compare: {why}"));
     }
     let begun = Instant::now();
@@ -39,8 +40,24 @@ async fn restart(run: &Run<'_>, command: &str) -> Finding {
     };
     let booted = ended.elapsed();
     match timeout(limit, compare(run, &before)).await {
-        Ok(compared) => compared.finding(&before, booted, is_proved),
+        Ok(compared) => compared.finding(&before.state, booted, is_proved),
         Err(_) => Finding::skipped(NAME, LATE),
+    }
+}
+
+/// What there was before the restart.
+struct Before {
+    state: State,
+    /// The messages of the sessions at the front of the list; `None` if the profile does not say how to ask.
+    counted: Option<Counted>,
+}
+
+impl Before {
+    async fn read(run: &Run<'_>) -> Self {
+        let state = State::read(run, run.captured_sessions()).await;
+        let ids = state.sessions.known.iter().flat_map(|list| &list.ids);
+        let counted = messages::count(run, state.workspace.as_deref(), ids).await;
+        Self { state, counted }
     }
 }
 
@@ -81,7 +98,7 @@ struct Compared {
     untold: Vec<String>,
 }
 
-async fn compare(run: &Run<'_>, before: &State) -> Compared {
+async fn compare(run: &Run<'_>, Before { state: before, counted }: &Before) -> Compared {
     let listed = before.sessions.known.as_ref().map_or(0, |list| list.ids.len());
     // The engine may be up a little later than the service.
     let until = Instant::now() + run.request.timeout;
@@ -89,6 +106,9 @@ async fn compare(run: &Run<'_>, before: &State) -> Compared {
     let after = State::read_settled(run, most, until, |now| is_booting(before, now)).await;
     let mut compared = Compared::default();
     compared.sessions(run, before, &after).await;
+    if let Some(counted) = counted {
+        compared.messages(run, counted, &after).await;
+    }
     let tokens = |list: &Vec<super::state::Token>| list.iter().map(|token| token.id.clone()).collect();
     compared.part("tokens", &before.tokens.known, &after.tokens.known, tokens);
     let workspaces = |list: &Vec<super::state::Listed>| list.iter().map(|listed| listed.id.clone()).collect();
@@ -114,6 +134,16 @@ impl Compared {
         }
     }
 
+    async fn messages(&mut self, run: &Run<'_>, before: &Counted, after: &State) {
+        let there: BTreeSet<&String> = after.sessions.known.iter().flat_map(|list| &list.ids).collect();
+        let ids = before.messages.keys().filter(|id| there.contains(id));
+        let after = messages::count(run, after.workspace.as_deref(), ids).await.unwrap_or_default();
+        self.lost.extend(after.short_of(&before.messages, "there"));
+        if let Some(why) = before.why.as_ref().or(after.why.as_ref()) {
+            self.untold.push(format!("the messages of every session ({why})"));
+        }
+    }
+
     fn part<T>(
         &mut self,
         what: &str,
@@ -134,6 +164,7 @@ impl Compared {
                     self.lost.push(format!("{} of {} {what}: {}", missing.len(), before.len(), named(missing)));
                 }
             }
+            Err(Lack::Unread(why)) => self.untold.push(format!("{what} ({why})")),
             Err(lack) => self.lost.push(format!("{what}: {}", lack.why())),
         }
     }
@@ -164,6 +195,9 @@ impl Compared {
             return Finding::failed(NAME, format!("lost in the restart: {}{untold}", self.lost.join("; ")), fix);
         }
         let detail = format!("{} are still there; up again after {}{untold}", kept(before), ui::duration(booted));
+        if !self.untold.is_empty() {
+            return Finding::skipped(NAME, detail);
+        }
         if is_proved {
             return Finding::ok(NAME, detail);
         }
