@@ -144,6 +144,28 @@ fn a_workspace_that_was_hidden_at_capture_is_not_missed_after_a_restore() {
 }
 
 #[test]
+fn a_workspace_that_is_served_from_outside_the_snapshot_is_said_and_no_fact() {
+    let two = Two::new();
+    let outside = two.it.bench.dir.mkdir("outside");
+    let config = two.it.bench.tree.join("openwork-server/server.json");
+    let take = |workspaces: serde_json::Value| {
+        std::fs::write(&config, json!({ "workspaces": workspaces }).to_string()).unwrap();
+        let work = two.boot(false);
+        let mut command = two.it.snapshot_command(&["--service-url", &work.url()]);
+        command.env("OPENWORK_TOKEN", CLIENT);
+        let done = run(command).ok();
+        let said = format!("the workspace {} is outside {}", outside.display(), two.it.bench.tree.display());
+        assert!(done.says(&said), "{}", done.stderr);
+        two.it.facts().workspaces
+    };
+    take(json!([{ "path": two.it.workspace() }, { "path": outside }]));
+    assert_eq!(two.recorded(), [two.it.workspace()]);
+    // Of nothing else is it known that it is served, whatever there is.
+    let reason = take(json!([{ "path": outside }])).reason().unwrap().to_owned();
+    assert_eq!(reason, format!("the service serves {}, which is not in the snapshot", outside.display()));
+}
+
+#[test]
 fn every_workspace_is_recorded_with_the_end_of_its_audit_log() {
     let two = Two::new();
     let work = two.boot(false);

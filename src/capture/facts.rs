@@ -55,6 +55,8 @@ pub struct FactsRequest {
 pub struct AskedWorkspaces {
     /// What the running service listed, if it was asked: then nothing else counts, unless that is nothing.
     pub told: Option<Vec<Workspace>>,
+    /// The paths of those that it listed besides, on this machine and not in the snapshot.
+    pub outside: Vec<PathBuf>,
     /// The workspace that the contract has, by its absolute path, or why there is none.
     pub place: Result<PathBuf, String>,
     /// Whether a variable names that one. Then a service that was started with it does not look at its own list.
@@ -226,6 +228,9 @@ impl<'a> Recorder<'a> {
         // A service that lists none has perhaps lost its list: the file tells.
         if let Some(told) = asked.told.as_ref().filter(|told| !told.is_empty()) {
             return with_logs(told, true);
+        }
+        if let Some(path) = asked.outside.first() {
+            return Recorded::NotCaptured(format!("the service serves {}, which is not in the snapshot", path.display()));
         }
         let list =
             self.recorded(&asked.list, |found| if let Found::Workspaces(list) = found { Some(list) } else { None });

@@ -8,7 +8,8 @@ use super::snapshot_service::Told;
 use crate::archive::path::EntryPath;
 use crate::capture::{Asked, AskedWorkspaces, FactsRequest};
 use crate::config::profile::{Facts, Location, Profile, Service, Volume};
-use crate::providers::service::absolute;
+use crate::providers::service::{Workspace, absolute};
+use crate::ui;
 
 /// The value of a variable.
 type ValueOf<'v> = &'v dyn Fn(&str) -> Option<OsString>;
@@ -30,6 +31,7 @@ pub(super) fn request(
     let service = service(profile, volume)?;
     let facts = service.facts.as_ref()?;
     let root = absolute(root);
+    let (told_workspaces, outside) = inside(volume, &root, told.workspaces.as_deref());
     let asked = |path: &String| EntryPath::new(path.clone().into_bytes()).map_or(Asked::No, Asked::At);
     let request = FactsRequest {
         service: service.name.clone(),
@@ -40,7 +42,8 @@ pub(super) fn request(
             .as_ref()
             .is_some_and(|path| is_named_and_missing(volume, &root.join(path), value_of)),
         workspaces: facts.workspace.as_ref().map(|path| AskedWorkspaces {
-            told: told.workspaces.clone(),
+            told: told_workspaces,
+            outside,
             place: workspace(service, &root, path, value_of),
             is_named: workspace_variable(service, value_of).is_some(),
             list: list_of_workspaces(facts, volume, &root, value_of),
@@ -80,6 +83,22 @@ fn at_place(root: &Path, location: &Location, variable: &str, place: &Path) -> A
         ))
     };
     below(root, place).map_or_else(elsewhere, Asked::At)
+}
+
+/// The workspaces that the service told, and apart from them the paths that are not in the snapshot, which is said.
+fn inside(volume: &Volume, root: &Path, told: Option<&[Workspace]>) -> (Option<Vec<Workspace>>, Vec<PathBuf>) {
+    // Without a path it is on another machine. The service may have the volume elsewhere than this machine has it.
+    let is_inside = |one: &&Workspace| {
+        let path = absolute(&one.path);
+        let is_below = path.starts_with(&volume.data_root) || path == root || below(root, &path).is_some();
+        one.path.as_os_str().is_empty() || is_below
+    };
+    let (inside, outside): (Vec<_>, Vec<_>) = told.into_iter().flatten().partition(is_inside);
+    for one in &outside {
+        ui::warn(format!("the workspace {} is outside {}: it is not captured", one.path.display(), root.display()));
+    }
+    let outside = outside.into_iter().map(|one| one.path.clone()).collect();
+    (told.map(|_| inside.into_iter().cloned().collect()), outside)
 }
 
 /// The value of the variable that names the workspace.
