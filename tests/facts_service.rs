@@ -252,6 +252,33 @@ fn what_a_verify_has_just_made_is_no_fact() {
     assert_eq!(sessions(&facts).messages.keys().collect::<Vec<_>>(), ["ses_a"]);
 }
 
+// ---- versions ----
+
+#[test]
+fn a_restore_compares_the_engine_that_runs_and_not_the_one_that_the_server_was_made_with() {
+    let two = Two::new();
+    let work = two.boot(false);
+    let taken = two.take(Some(&work));
+    let plan = |token: Option<&str>| {
+        let mut command = two.it.bench.command();
+        command.arg("restore").arg(&two.it.bench.tree).args(["--json", "--dry-run", "--snapshot", &taken]);
+        command.args(["--service-url", &work.url()]).envs(token.map(|token| ("OPENWORK_TOKEN", token)));
+        command.env("OPSCTL_IDENTITY_FILE", &two.it.bench.identity).env("OPSCTL_STATE_DIR", &two.it.bench.state);
+        run(command).ok()
+    };
+    let is_said = |done: &support::opsctl::Done| done.warnings().iter().any(|line| line.contains("taken of opencode "));
+    let same = plan(Some(CLIENT));
+    assert!(same.json["versions"]["here"]["opencode"] == NEW && !is_said(&same), "{}", same.stdout);
+    work.reboot(Some(Engine::memory("1.99.0", &two.it.workspace(), &[])));
+    let other = plan(Some(CLIENT));
+    other.warning(&format!("the snapshot was taken of opencode {NEW}, the service runs 1.99.0"));
+    let here = &other.json["versions"]["here"];
+    assert_eq!((here["opencode"].as_str(), here["opencode-pin"].as_str()), (Some("1.99.0"), Some("1.17.11")));
+    // Without a token nobody knows, and the one that the server was made with is not taken for it.
+    let unknown = plan(None);
+    assert!(unknown.json["versions"]["here"]["opencode"].is_null() && !is_said(&unknown), "{}", unknown.stdout);
+}
+
 // ---- the way to the service ----
 
 #[test]

@@ -198,9 +198,9 @@ fn the_plan_has_the_age_of_the_snapshot_and_all_versions() {
     fs::write(&health, r#"{"ok":true,"version":"0.19.0","opencodeVersion":"1.18.0"}"#).unwrap();
     it.bench.dir.write("tree/since", "since");
 
-    let known = json!({"profile": "openwork", "contract": "1.0", "server": "0.18.1", "opencode": "1.17.11"});
-    let now = json!({"profile": "openwork", "contract": "1.0", "server": "0.19.0", "opencode": "1.18.0"});
-    let unasked = json!({"profile": "openwork", "contract": "1.0", "server": null, "opencode": null});
+    let known = json!({"profile": "openwork", "contract": "1.0", "server": "0.18.1", "opencode-pin": "1.17.11"});
+    let now = json!({"profile": "openwork", "contract": "1.0", "server": "0.19.0", "opencode-pin": "1.18.0"});
+    let unasked = json!({"profile": "openwork", "contract": "1.0"});
     let plan = it.restore(["--dry-run", "--service-url", &url]).ok();
     assert_eq!(plan.json["versions"], json!({"snapshot": known, "here": now}));
     let end: jiff::Timestamp = plan.text("finished_at").parse().unwrap();
@@ -216,8 +216,8 @@ fn the_plan_has_the_age_of_the_snapshot_and_all_versions() {
     let text = run(typed(&it.bench, ["restore", tree, "--dry-run", "--service-url", &url])).ok().stdout;
     for part in [
         format!("\nit ended {end}, "),
-        " ago, and was taken of profile openwork 1.0, server 0.18.1, opencode 1.17.11\n".to_owned(),
-        "\nhere: profile openwork 1.0, server 0.19.0, opencode 1.18.0\n".to_owned(),
+        " ago, and was taken of profile openwork 1.0, opencode-pin 1.17.11, server 0.18.1\n".to_owned(),
+        "\nhere: profile openwork 1.0, opencode-pin 1.18.0, server 0.19.0\n".to_owned(),
     ] {
         assert!(text.contains(&part), "no {part:?} in {text}");
     }

@@ -5,9 +5,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::Session;
 use super::restore::RestoreArgs;
-use crate::providers::{address::Address, service};
+use super::{Session, snapshot_service};
+use crate::providers::address::Address;
 use crate::repository::Snapshot;
 use crate::{Error, ExitCode, Result, ui};
 
@@ -20,27 +20,24 @@ pub struct Versions {
     pub here: VersionSet,
 }
 
-/// Names and versions; null where nobody says.
+/// Names and versions; null, or not there, where nobody says.
 #[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
 pub struct VersionSet {
     /// The name of the profile.
     pub profile: Option<String>,
     /// The version of its contract.
     pub contract: Option<String>,
-    /// The version of the service.
-    pub server: Option<String>,
-    /// The version of OpenCode that runs or, where nobody says, the one that the server was made with.
-    pub opencode: Option<String>,
+    /// By part of the service, as the profile names them: what runs, and what it was made with.
+    #[serde(flatten)]
+    pub parts: BTreeMap<String, String>,
 }
 
 impl VersionSet {
     fn new(profile: Option<(&str, &str)>, versions: &BTreeMap<String, String>) -> Self {
-        let version = |name: &str| versions.get(name).cloned();
         Self {
             profile: profile.map(|(name, _)| name.to_owned()),
             contract: profile.map(|(_, version)| version.to_owned()),
-            server: version("server"),
-            opencode: version("opencode").or_else(|| version("opencode-pin")),
+            parts: versions.clone(),
         }
     }
 }
@@ -49,7 +46,11 @@ impl fmt::Display for VersionSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |version: &Option<String>| version.as_deref().map_or_else(|| "unknown".into(), ui::escape);
         let (name, contract) = (text(&self.profile), text(&self.contract));
-        write!(f, "profile {name} {contract}, server {}, opencode {}", text(&self.server), text(&self.opencode))
+        write!(f, "profile {name} {contract}")?;
+        if self.parts.is_empty() {
+            return f.write_str(", versions unknown");
+        }
+        self.parts.iter().try_for_each(|(part, version)| write!(f, ", {} {}", ui::escape(part), ui::escape(version)))
     }
 }
 
@@ -103,11 +104,5 @@ fn running(args: &RestoreArgs, session: &Session<'_>) -> Result<BTreeMap<String,
     let Some(url) = &args.service_url else { return Ok(BTreeMap::new()) };
     let address = Address::parse(url, "--service-url")?;
     let here = session.settings.profile.value.volume_service().ok().map(|(service, _)| service);
-    match session.block(service::versions(&address, here)) {
-        Err(error) if error.code() == ExitCode::Failed => {
-            ui::warn(format!("the versions of the service are not compared: {}", error.full_message()));
-            Ok(BTreeMap::new())
-        }
-        answer => answer,
-    }
+    Ok(snapshot_service::versions(&address, session, here, "compared")?.unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-//! What `snapshot` asks the running service that `--service-url` names.
+//! What `snapshot` and `restore` ask the running service that `--service-url` names.
 //!
 //! A service that does not answer is no reason to go without a backup: what it would have told is not recorded, and that is
 //! said.
@@ -31,30 +31,44 @@ pub(super) fn told(url: Option<&str>, session: &Session<'_>, service: Option<&Se
         return Ok(Told::default());
     };
     let address = Address::parse(url, "--service-url")?;
-    let versions = session.block(service::versions(&address, service));
-    let Some(mut versions) = unless_silent(&address, "the versions of the service are", versions)? else {
-        return Ok(Told::default());
-    };
+    let Some(versions) = versions(&address, session, service, "recorded")? else { return Ok(Told::default()) };
     let mut workspaces = None;
-    if let Some(service) = service {
-        if let Some(sessions) = &service.sessions
-            && let Some(asker) = asker(service, &sessions.identity, &session.environment)?
-        {
-            let engine = sessions.engine.name();
-            let asked = service::engine_version(&address, &asker, &sessions.health, &sessions.version_at);
-            let what = format!("the running version of {engine} is");
-            let version = unless_silent(&address, &what, session.block(asked))?;
-            versions.extend(version.map(|version| (engine.to_owned(), version)));
-        }
-        if let Some(known) = &service.workspaces
-            && let Some(asker) = asker(service, &known.identity, &session.environment)?
-        {
-            let asked = service::workspaces(&address, &asker, &known.list, &known.items_at);
-            let what = "the workspaces that the service lists are";
-            workspaces = unless_silent(&address, what, session.block(asked))?;
-        }
+    if let Some(service) = service
+        && let Some(known) = &service.workspaces
+        && let Some(asker) = asker(service, &known.identity, &session.environment)?
+    {
+        let asked = service::workspaces(&address, &asker, &known.list, &known.items_at);
+        let what = "the workspaces that the service lists are not recorded";
+        workspaces = unless_silent(&address, what, session.block(asked))?;
     }
     Ok(Told { versions: Some(versions), workspaces })
+}
+
+/// The versions of the service and, if a token is at hand, of the engine that runs behind it: what becomes of them otherwise
+/// is that they are not `used`.
+///
+/// # Errors
+/// Usage, when the token cannot be sent; interrupted.
+pub(super) fn versions(
+    address: &Address,
+    session: &Session<'_>,
+    service: Option<&Service>,
+    used: &str,
+) -> Result<Option<BTreeMap<String, String>>> {
+    let asked = session.block(service::versions(address, service));
+    let what = format!("the versions of the service are not {used}");
+    let Some(mut versions) = unless_silent(address, &what, asked)? else { return Ok(None) };
+    if let Some(service) = service
+        && let Some(sessions) = &service.sessions
+        && let Some(asker) = asker(service, &sessions.identity, &session.environment)?
+    {
+        let engine = sessions.engine.name();
+        let asked = service::engine_version(address, &asker, &sessions.health, &sessions.version_at);
+        let what = format!("the running version of {engine} is not {used}");
+        let version = unless_silent(address, &what, session.block(asked))?;
+        versions.extend(version.map(|version| (engine.to_owned(), version)));
+    }
+    Ok(Some(versions))
 }
 
 /// Somebody with the token of an identity, if that is at hand.
@@ -72,7 +86,7 @@ fn unless_silent<T>(address: &Address, what: &str, answer: Result<T>) -> Result<
     match answer {
         Err(e) if e.code() == ExitCode::Failed => {
             let hint = e.hint_text().map(|hint| format!(" ({hint})")).unwrap_or_default();
-            ui::warn(format!("{what} not recorded: {}{hint}", e.full_message()));
+            ui::warn(format!("{what}: {}{hint}", e.full_message()));
             Ok(None)
         }
         other => other.map(Some).context(|| format!("asking {}", address.shown())),
