@@ -286,10 +286,10 @@ fn no_file_names_a_folder_of_the_machine_it_was_written_on() {
 }
 
 #[test]
-fn what_checks_a_service_knows_it_through_its_profile_and_its_provider_alone() {
-    let names = ["openwork", "opencode", "openwrk", "xdg_", "tokens.json", "server.json", "/health"];
+fn what_checks_or_captures_a_service_knows_it_through_its_profile_and_its_provider_alone() {
+    let names = ["openwork", "opencode", "openwrk", "xdg_", "tokens.json", "server.json", "/health", "--workspace"];
     let is_general = |file: &PathBuf| {
-        let folders = ["src/verify", "src/doctor", "src/providers/service.rs"];
+        let folders = ["src/verify", "src/doctor", "src/capture", "src/commands", "src/providers/service.rs"];
         folders.iter().any(|folder| file.starts_with(folder)) && !file.ends_with("tests.rs")
     };
     let general: Vec<PathBuf> = files().into_iter().filter(is_general).collect();

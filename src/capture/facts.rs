@@ -19,8 +19,9 @@ use serde::{Deserialize, Serialize};
 use crate::archive::facts::{Facts, Recorded, SessionFacts, WorkspaceFacts};
 use crate::archive::hash::Hash;
 use crate::archive::path::EntryPath;
+use crate::config::profile::Engine;
+use crate::providers::engine;
 use crate::providers::service::Workspace;
-use crate::providers::{opencode, openwork};
 use crate::state::SourceState;
 use crate::{Error, Result};
 
@@ -38,6 +39,10 @@ const REMEMBERED: &str = "facts";
 pub struct FactsRequest {
     /// The service that it is about.
     pub service: String,
+    /// The program whose tokens, workspaces and audit logs these are.
+    pub server: Option<Engine>,
+    /// The program whose sessions these are.
+    pub engine: Option<Engine>,
     /// The database of the sessions.
     pub sessions: Asked,
     /// The file of the access tokens.
@@ -88,9 +93,15 @@ impl Asked {
     }
 }
 
-/// A kind of file that is looked into.
+/// A file that is looked into: what it holds, and whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum What {
+pub(super) struct What {
+    kind: Kind,
+    engine: Engine,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
     Sessions,
     Tokens,
     Workspaces,
@@ -147,17 +158,19 @@ impl<'a> Recorder<'a> {
         let request = self.request?;
         let workspaces = request.workspaces.as_ref();
         let places = [
-            (What::Sessions, request.sessions.path()),
-            (What::Tokens, request.tokens.path()),
-            (What::Workspaces, workspaces.and_then(|asked| asked.list.path())),
+            (Kind::Sessions, request.sessions.path()),
+            (Kind::Tokens, request.tokens.path()),
+            (Kind::Workspaces, workspaces.and_then(|asked| asked.list.path())),
         ];
-        let named = places.into_iter().find(|(_, place)| *place == Some(path)).map(|(what, _)| what);
+        let named = places.into_iter().find(|(_, place)| *place == Some(path)).map(|(kind, _)| kind);
         let is_audit = || {
             let (folder, name) = path.split_last()?;
             let is_log = name.ends_with(b".jsonl") && str::from_utf8(name).is_ok();
-            (is_log && workspaces?.audit.as_ref() == Some(&folder)).then_some(What::Audit)
+            (is_log && workspaces?.audit.as_ref() == Some(&folder)).then_some(Kind::Audit)
         };
-        named.or_else(is_audit)
+        let kind = named.or_else(is_audit)?;
+        let engine = if kind == Kind::Sessions { request.engine } else { request.server };
+        Some(What { kind, engine: engine? })
     }
 
     /// Whether an unchanged file with this content must be read all the same, because nothing is remembered of it.
@@ -208,14 +221,18 @@ impl<'a> Recorder<'a> {
         } else {
             self.recorded(&request.tokens, |found| if let Found::Tokens(ids) = found { Some(ids) } else { None })
         };
-        let workspaces = request.workspaces.as_ref().map_or(Recorded::NotAsked, |asked| self.workspaces(asked));
+        let workspaces =
+            request.workspaces.as_ref().map_or(Recorded::NotAsked, |asked| self.workspaces(asked, request.server));
         let (service, versions) = (request.service.clone(), request.versions.clone());
         Some(Facts { service, sessions, tokens, workspaces, versions })
     }
 
     /// Which workspaces there are: as the service told, else the one that is named, with those of the service's own list.
-    fn workspaces(&self, asked: &AskedWorkspaces) -> Recorded<Vec<WorkspaceFacts>> {
-        let place = asked.place.as_ref().map(|path| Workspace { id: openwork::workspace_id(path), path: path.clone() });
+    fn workspaces(&self, asked: &AskedWorkspaces, server: Option<Engine>) -> Recorded<Vec<WorkspaceFacts>> {
+        let place = asked.place.clone().and_then(|path| {
+            let id = server.and_then(|server| engine::workspace_id(server, &path));
+            Ok(Workspace { id: id.ok_or("the profile does not say whose workspace it is")?, path })
+        });
         let is_place = |one: &Workspace| place.as_ref().is_ok_and(|place| one.id == place.id || one.path == place.path);
         let with_logs = |all: &[Workspace], served: bool| {
             let facts = all.iter().map(|one| WorkspaceFacts {
@@ -230,7 +247,10 @@ impl<'a> Recorder<'a> {
             return with_logs(told, true);
         }
         if let Some(path) = asked.outside.first() {
-            return Recorded::NotCaptured(format!("the service serves {}, which is not in the snapshot", path.display()));
+            return Recorded::NotCaptured(format!(
+                "the service serves {}, which is not in the snapshot",
+                path.display()
+            ));
         }
         let list =
             self.recorded(&asked.list, |found| if let Found::Workspaces(list) = found { Some(list) } else { None });
@@ -245,7 +265,7 @@ impl<'a> Recorder<'a> {
                     list.retain(|one| !is_place(one));
                     list.insert(0, place.clone());
                 }
-                Err(reason) => return Recorded::NotCaptured((*reason).clone()),
+                Err(reason) => return Recorded::NotCaptured(reason.clone()),
             }
         }
         with_logs(&list, false)
@@ -300,12 +320,9 @@ pub(super) fn document(mut facts: Facts) -> Result<(Vec<u8>, Facts)> {
 
 /// What is in the finished copy of a database.
 pub(super) fn in_database(what: What, db: &Connection) -> Found {
-    match what {
-        What::Sessions => match opencode::sessions(db) {
-            Ok(sessions) => Found::Sessions(sessions),
-            Err(error) => Found::Nothing(error.to_string()),
-        },
-        What::Tokens | What::Workspaces | What::Audit => Found::Nothing("it is a database".to_owned()),
+    match what.kind {
+        Kind::Sessions => engine::sessions(what.engine, db).map_or_else(Found::Nothing, Found::Sessions),
+        Kind::Tokens | Kind::Workspaces | Kind::Audit => Found::Nothing("it is a database".to_owned()),
     }
 }
 
@@ -313,22 +330,22 @@ pub(super) fn in_database(what: What, db: &Connection) -> Found {
 pub(super) fn in_file(what: What, file: &mut File) -> Found {
     let mut read = || -> std::io::Result<Found> {
         let mut bytes = Vec::new();
-        Ok(match what {
-            What::Sessions => Found::Nothing("it is no SQLite database".to_owned()),
-            What::Tokens | What::Workspaces => {
+        Ok(match what.kind {
+            Kind::Sessions => Found::Nothing("it is no SQLite database".to_owned()),
+            Kind::Tokens | Kind::Workspaces => {
                 file.seek(SeekFrom::Start(0))?;
                 file.take(MAX_LIST).read_to_end(&mut bytes)?;
-                let found = match what {
-                    What::Workspaces => openwork::workspaces(&bytes).map(Found::Workspaces),
-                    _ => openwork::token_ids(&bytes).map(Found::Tokens),
+                let found = match what.kind {
+                    Kind::Workspaces => engine::workspaces(what.engine, &bytes).map(Found::Workspaces),
+                    _ => engine::token_ids(what.engine, &bytes).map(Found::Tokens),
                 };
-                found.unwrap_or_else(|error| Found::Nothing(error.to_string()))
+                found.unwrap_or_else(Found::Nothing)
             }
-            What::Audit => {
+            Kind::Audit => {
                 let size = file.metadata()?.len();
                 file.seek(SeekFrom::Start(size.saturating_sub(AUDIT_END)))?;
                 file.take(AUDIT_END).read_to_end(&mut bytes)?;
-                let entry = openwork::last_audit_entry(&bytes);
+                let entry = engine::last_audit_entry(what.engine, &bytes);
                 entry.map_or(Found::LastAudit(None, None), |entry| Found::LastAudit(entry.id, entry.ms))
             }
         })

@@ -35,6 +35,8 @@ pub(super) fn request(
     let asked = |path: &String| EntryPath::new(path.clone().into_bytes()).map_or(Asked::No, Asked::At);
     let request = FactsRequest {
         service: service.name.clone(),
+        server: service.workspaces.as_ref().map(|workspaces| workspaces.engine),
+        engine: service.sessions.as_ref().map(|sessions| sessions.engine),
         sessions: facts.sessions.as_ref().map_or(Asked::No, |name| sessions(volume, &root, name, value_of)),
         tokens: facts.tokens.as_ref().map_or(Asked::No, asked),
         has_no_tokens: facts

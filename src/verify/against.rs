@@ -217,7 +217,7 @@ fn workspaces_against(service: &Service, captured: &[WorkspaceFacts], state: &St
         }
     }
     if wrong.is_empty() && !hidden.is_empty() {
-        let why = "a start with --workspace hides the service's own list, which has it; whether it was served at capture is \
+        let why = "a start that names its workspace may hide the service's own list, which has it; whether it was served at capture is \
                    known only where `snapshot --service-url` asked";
         return Finding::skipped(name, format!("{}: {why}", hidden.join("; ")));
     }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use super::state::{EVERY, Lack, State};
 use super::messages::{self, Counted};
+use super::state::{EVERY, Lack, State};
 use super::{Found, Run, Wrong, named, probes, sessions};
 use crate::finding::Finding;
 use crate::providers::shell;

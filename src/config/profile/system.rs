@@ -78,6 +78,18 @@ impl Engine {
             Self::Opencode => "opencode",
         }
     }
+
+    /// Whether it is known how it keeps and lists sessions.
+    #[must_use]
+    pub const fn has_sessions(self) -> bool {
+        matches!(self, Self::Opencode)
+    }
+
+    /// Whether it is known how it keeps and names workspaces.
+    #[must_use]
+    pub const fn has_workspaces(self) -> bool {
+        matches!(self, Self::Openwork)
+    }
 }
 
 /// What a snapshot records of the data. Paths are relative to the data root.

@@ -208,6 +208,9 @@ fn of_system(service: &Service, found: &mut Found) {
         ALWAYS.into_iter().chain(service.identities.iter().map(|identity| identity.name.as_str())).collect();
     if let Some(workspaces) = &service.workspaces {
         found.at(["workspaces".into()], |found| {
+            if !workspaces.engine.has_workspaces() {
+                found.say(format!("it is not known what workspaces of `{}` are", workspaces.engine.name()));
+            }
             knows(&identities, &workspaces.identity, found);
             [&workspaces.list, &workspaces.config, &workspaces.audit]
                 .into_iter()
@@ -220,6 +223,9 @@ fn of_system(service: &Service, found: &mut Found) {
     }
     if let Some(sessions) = &service.sessions {
         found.at(["sessions".into()], |found| {
+            if !sessions.engine.has_sessions() {
+                found.say(format!("it is not known what sessions of `{}` are", sessions.engine.name()));
+            }
             knows(&identities, &sessions.identity, found);
             let paths = [&sessions.list, &sessions.one, &sessions.create, &sessions.health];
             paths.into_iter().chain(&sessions.messages).for_each(|path| request(service, path, found));
@@ -241,6 +247,13 @@ fn of_system(service: &Service, found: &mut Found) {
     }
     if let Some(facts) = &service.facts {
         found.at(["facts".into()], |found| {
+            let of_server = facts.workspace.iter().chain(&facts.workspaces).chain(&facts.tokens).chain(&facts.audit);
+            if of_server.count() > 0 && service.workspaces.is_none() {
+                found.say("`workspaces` must say whose workspaces and tokens these are");
+            }
+            if facts.sessions.is_some() && service.sessions.is_none() {
+                found.say("`sessions` must say whose sessions these are");
+            }
             facts.workspace.iter().chain(&facts.tokens).chain(&facts.audit).for_each(|path| below_root(path, found));
             let locations = service.volume.iter().flat_map(|volume| &volume.locations);
             for name in facts.sessions.iter().chain(&facts.workspaces) {
