@@ -81,6 +81,16 @@ fn every_json_example_parses() {
     assert!(blocks >= 8, "{blocks}");
 }
 
+#[test]
+fn what_brings_the_old_data_back_is_the_same_in_every_document() {
+    let sentence = "If a probe fails, somebody is let in without a token or with a wrong one, or the data is not as captured or not \
+                    served, the old data comes back";
+    for document in ["docs/verify.md", "runbooks/incident-restore.md"] {
+        let text = read(document).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(sentence) && !text.contains("If a check fails"), "{document}");
+    }
+}
+
 /// The heading's anchor, as the usual renderers make it.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim().to_lowercase();

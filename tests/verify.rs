@@ -37,6 +37,11 @@ fn every_version_passes_with_everything_that_can_be_asked() {
             "transport",
             "health",
             "ui",
+            "workspaces",
+            "workspaces.config",
+            "workspaces.audit",
+            "engine",
+            "sessions",
             "auth.none",
             "auth.wrong",
             "auth.client",
@@ -47,11 +52,6 @@ fn every_version_passes_with_everything_that_can_be_asked() {
             "auth.collaborator",
             "auth.viewer",
             "auth.probe-tokens",
-            "workspaces",
-            "workspaces.config",
-            "workspaces.audit",
-            "engine",
-            "sessions",
             "sessions.write",
         ];
         assert_eq!(names, all);

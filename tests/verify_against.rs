@@ -299,6 +299,21 @@ fn a_restore_of_a_snapshot_that_recorded_nothing_stays_and_is_not_said_to_be_ver
     let profile = "name = \"bare\"\ncontract_version = \"1.0\"\n[[services]]\nname = \"bare\"\n";
     let profile = it.bench.dir.write("bare.toml", format!("{profile}[services.volume]\ndata_root = \"/data\"\n"));
     let taken = it.bench.snapshot(["--profile", profile.to_str().unwrap()]).ok();
+#[test]
+fn tokens_that_the_host_misses_take_a_restore_back_though_the_client_is_refused() {
+    let site = Site::new();
+    let kept = site.work.mint("viewer", "somebody's");
+    let taken = site.it.take();
+    let (it, work) = damaged(site);
+    // The new tree has half a list, which counts as none.
+    let start = format!("printf '{{' > '{}'; {}", work.tokens_file().display(), work.restart_command());
+    let tokens =
+        [("OPENWORK_TOKEN", "of-another-environment-0123456789".to_owned()), ("OPENWORK_HOST_TOKEN", HOST.to_owned())];
+    let done = restore_as(&it, &work, &taken, &tokens, &["--start-cmd", &start]).ended(5);
+    assert!(done.error().contains("tokens are missing") && done.error().contains(&kept.id), "{}", done.error());
+    assert!(it.bench.tree.join("workspace/made-since.txt").exists());
+}
+
     fs::write(it.bench.tree.join("workspace/made-since.txt"), "made since\n").unwrap();
     let work = Site::with_sessions(&it, &["ses_a".to_owned()]);
     let done = restore(&it, &work, &taken, &[]).ended(3);

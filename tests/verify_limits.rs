@@ -18,11 +18,12 @@ use std::time::Duration;
 
 use openwork::{CLIENT, Engine, OpenWork, Version, forward};
 use opsctl::archive::facts::{Facts, Recorded, SessionFacts};
+use opsctl::finding::Status;
 use opsctl::verify::Against;
 use serde_json::{Value, json};
 use stub_store::{Reply, Request, Server};
 use support::TestDir;
-use verifier::{compared, verified, verified_as};
+use verifier::{compared, gated, verified, verified_as};
 
 fn site(sessions: usize) -> (TestDir, OpenWork) {
     let dir = TestDir::new();
@@ -201,6 +202,40 @@ fn a_service_that_answers_nothing_but_its_health_does_not_keep_the_run_for_ever(
     }
     // The command of the restart was not run.
     assert!(!done.with("failed").contains(&"restart".to_owned()));
+}
+
+#[test]
+fn the_gate_learns_that_the_data_cannot_be_had_before_the_time_is_over() {
+    let (_dir, work) = site(1);
+    let slow = front(&work, |request| (!["/health", "/ui"].contains(&request.target.as_str())).then_some(Reply::Never));
+    let gate = gated(&url(&slow), &work.env(), |request| {
+        // Enough for what the service has, and for a part of the doors.
+        (request.timeout, request.limit) = (Duration::from_secs(1), Duration::from_secs(9));
+    });
+    let problem = gate.problem.unwrap_or_default();
+    assert!(problem.contains("workspaces: ") && !problem.contains("auth."), "{problem}");
+}
+
+#[test]
+fn the_gate_takes_another_answer_than_was_expected_for_no_open_door() {
+    let (_dir, work) = site(1);
+    // A later server dropped a row, one has a limit, and in front of one somebody asks people to sign in.
+    let other = front(&work, |request| match request.target.as_str() {
+        "/capabilities" => Some(send("404 Not Found", &json!({}))),
+        "/approvals" => Some(send("429 Too Many Requests", &json!({}))),
+        "/whoami" if !request.headers.contains_key("authorization") => {
+            Some(Reply::Send("302 Found\r\nLocation: /login".to_owned(), Vec::new()))
+        }
+        _ => None,
+    });
+    let gate = gated(&url(&other), &work.env(), |_| {});
+    let failed: Vec<&str> =
+        gate.checks.iter().filter(|check| check.status == Status::Failed).map(|check| check.name.as_str()).collect();
+    assert!(failed.starts_with(&["auth.none", "auth.wrong"]), "{failed:?}");
+    assert_eq!((gate.ok, gate.problem), (true, None));
+    work.fault(|faults| faults.open = true);
+    let problem = gated(&work.url(), &work.env(), |_| {}).problem.unwrap_or_default();
+    assert!(problem.starts_with("auth.none: OPEN TO EVERYBODY"), "{problem}");
 }
 
 #[test]

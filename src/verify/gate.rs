@@ -5,7 +5,7 @@ use std::time::Instant;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{REFUSED, Request, Verdict, verify};
+use super::{REFUSED, Request, Verdict, auth, verify};
 use crate::Result;
 use crate::config::profile::Service;
 use crate::finding::{Finding, Status};
@@ -46,8 +46,9 @@ impl Verification {
     }
 }
 
-/// Verifies a service. What could not be compared, and who is not let in, is said in the checks, and no reason to take a
-/// restore back: another tree would change nothing about it.
+/// Verifies a service. A probe that fails, somebody who is let in without a token, and data that is not as captured or not
+/// served are reasons to take a restore back. What could not be compared, and who is not let in or gets another answer than
+/// was expected, is said in the checks, and none: another tree would change nothing about it.
 ///
 /// # Errors
 /// As [`verify`].
@@ -69,14 +70,16 @@ pub async fn gate(request: &Request<'_>) -> Result<Verification> {
 /// The failures that the data decides.
 fn deciding<'c>(checks: &'c [Finding], service: &Service) -> impl Iterator<Item = &'c Finding> {
     let is_refused = |check: &Finding| check.fix.as_deref() == Some(REFUSED);
-    // Tokens are listed to somebody else.
-    let sees_nothing = checks.iter().any(|check| is_refused(check) && !check.name.starts_with("tokens."));
+    // The server itself says so here. An engine that refuses the server, or a token of somebody else, hides less.
+    let sees_nothing =
+        checks.iter().any(|check| is_refused(check) && matches!(check.name.as_str(), "auth.token" | "workspaces"));
     checks.iter().filter(|check| check.status == Status::Failed).filter(move |check| {
         let is_probe = service.probes.iter().any(|probe| probe.name == check.name);
         // A service that lets everybody in must not stay as it is.
-        let is_open = matches!(check.name.as_str(), "auth.none" | "auth.wrong");
-        // Whoever is refused sees nothing of the data.
-        is_probe || is_open || !(check.name.starts_with("auth.") || sees_nothing || is_refused(check))
+        let is_open = check.detail.starts_with(auth::OPEN);
+        // Whoever is refused sees nothing of the data; tokens are listed to somebody else.
+        let is_unseen = is_refused(check) || (sees_nothing && !check.name.starts_with("tokens."));
+        is_probe || is_open || !(check.name.starts_with("auth.") || is_unseen)
     })
 }
 
@@ -97,7 +100,14 @@ mod tests {
         assert_eq!(named(&[failed("auth.client"), failed("engine"), failed("sessions")]), ["engine", "sessions"]);
         let checks = [failed("auth.host"), failed("sessions.against"), refused("tokens.against")];
         assert_eq!(named(&checks), ["sessions.against"]);
-        assert_eq!(named(&[refused("workspaces"), failed("auth.none")]), ["auth.none"]);
+        // What another one sees is seen, and an engine that refuses the server hides nothing of what the server says.
+        assert_eq!(named(&[refused("workspaces"), failed("tokens.against")]), ["tokens.against"]);
+        assert_eq!(named(&[refused("engine"), failed("workspaces")]), ["workspaces"]);
+        assert_eq!(named(&[refused("auth.token"), failed("sessions.against")]), none);
+        // Another answer than was expected lets nobody in.
+        let open = Finding::failed("auth.none", format!("{} without a token: GET /x", auth::OPEN), "close it");
+        assert_eq!(named(&[refused("workspaces"), open]), ["auth.none"]);
+        assert_eq!(named(&[failed("auth.none"), failed("auth.wrong")]), none);
         assert_eq!(named(&[Finding::warning("sessions", "x", "y")]), none);
     }
 }

@@ -1,10 +1,11 @@
 //! Whether a running service works, with the data that it should have: `opsctl verify`, and the gate of a restore.
 //!
 //! ```text
-//! transport → probes → what it has (state) → auth → workspaces → engine, sessions → write probe → against → restart
+//! transport → probes → what it has (state) → workspaces → engine, sessions → auth → write probe → against → restart
 //! ```
 //! Invariants:
 //! * Nothing is changed but what was asked for, and that is removed again, also after Ctrl-C.
+//! * What the service has is told before who is let in: there are many doors, and the time may be over before the last one.
 //! * Sets are compared as supersets: a service may have gained something since.
 //! * A token goes to the named host only; no finding holds a token or what an answer said.
 //! * What was asked for and could not be done, and data that nobody looked at, makes the verdict inconclusive, never
@@ -240,12 +241,12 @@ impl Run<'_> {
         // The server says that it is up before its engine is.
         let until = begun + self.request.timeout;
         let state = state::State::read_settled(self, self.captured_sessions(), until, state::State::may_pass).await;
+        workspaces::run(self, &state, found).await;
+        sessions::run(self, &state, found).await;
         auth::run(self, &state, found).await?;
         if self.request.create_probe_tokens {
             scoped::run(self, &state, found).await?;
         }
-        workspaces::run(self, &state, found).await;
-        sessions::run(self, &state, found).await;
         if self.request.write_probe {
             sessions::write(self, &state, found).await;
         }
@@ -284,6 +285,8 @@ impl Run<'_> {
         let mut add = |applies: bool, is_asked: bool, list: &[&str]| {
             names.extend(list.iter().filter(|_| applies).map(|name| ((*name).to_owned(), is_asked)));
         };
+        add(service.workspaces.is_some(), false, &["workspaces", "workspaces.config", "workspaces.audit"]);
+        add(service.sessions.is_some(), false, &["engine", "sessions"]);
         add(!service.auth.is_empty(), false, &["auth.none", "auth.wrong"]);
         for identity in &service.identities {
             add(!service.auth.is_empty(), false, &[&format!("auth.{}", identity.name)]);
@@ -293,8 +296,6 @@ impl Run<'_> {
             add(request.create_probe_tokens, true, &[&format!("auth.{scope}")]);
         }
         add(request.create_probe_tokens, true, &[scoped::LEFT]);
-        add(service.workspaces.is_some(), false, &["workspaces", "workspaces.config", "workspaces.audit"]);
-        add(service.sessions.is_some(), false, &["engine", "sessions"]);
         add(request.write_probe, true, &["sessions.write"]);
         add(request.against.is_some(), true, &against::NAMES);
         add(request.restart.is_some(), true, &["restart"]);

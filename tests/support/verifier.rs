@@ -9,7 +9,8 @@ use opsctl::archive::facts::Facts;
 use opsctl::cancel::Cancel;
 use opsctl::config::Environment;
 use opsctl::config::profile::Profile;
-use opsctl::verify::{Address, Against, Report, Request, TokenFiles, Tokens, service, verify, workspace_path};
+use opsctl::verify::{Address, Against, Report, Request, TokenFiles, Tokens, Verification};
+use opsctl::verify::{gate, service, verify, workspace_path};
 use serde_json::Value;
 
 use crate::support::opsctl::{Done, run};
@@ -110,6 +111,23 @@ pub fn compared(url: &str, env: &[(&str, String)], facts: Facts) -> Verified {
 
 /// Verifies a service of the `openwork` profile by a request that `change` makes another one.
 pub fn verified_as(url: &str, env: &[(&str, String)], change: impl FnOnce(&mut Request<'_>)) -> Verified {
+    let report: Report = requested(url, env, change, async |request| verify(request).await);
+    let json = serde_json::to_value(&report).unwrap();
+    let stdout = serde_json::to_string_pretty(&json).unwrap();
+    Verified(Done { code: report.exit_code().code().into(), json, stdout, stderr: String::new() })
+}
+
+/// The same as the gate of a restore asks it.
+pub fn gated(url: &str, env: &[(&str, String)], change: impl FnOnce(&mut Request<'_>)) -> Verification {
+    requested(url, env, change, async |request| gate(request).await)
+}
+
+fn requested<T>(
+    url: &str,
+    env: &[(&str, String)],
+    change: impl FnOnce(&mut Request<'_>),
+    work: impl AsyncFnOnce(&Request<'_>) -> opsctl::Result<T>,
+) -> T {
     let profile = Profile::load("openwork").unwrap();
     let service = service(&profile).unwrap();
     let environment = Environment::fixed(env.iter().map(|(name, value)| (*name, value.as_str())));
@@ -130,8 +148,5 @@ pub fn verified_as(url: &str, env: &[(&str, String)], change: impl FnOnce(&mut R
     change(&mut request);
     request.workspace = workspace_path(service, &environment, request.against.as_ref()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let report: Report = runtime.block_on(verify(&request)).unwrap();
-    let json = serde_json::to_value(&report).unwrap();
-    let stdout = serde_json::to_string_pretty(&json).unwrap();
-    Verified(Done { code: report.exit_code().code().into(), json, stdout, stderr: String::new() })
+    runtime.block_on(work(&request)).unwrap()
 }
