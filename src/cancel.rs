@@ -6,10 +6,14 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use crate::{Error, Result};
+
+/// How long after a signal a command may take to end by itself.
+pub const LAST_RESORT: Duration = Duration::from_millis(1800);
 
 /// A flag shared by all parts of one command.
 #[derive(Clone, Debug, Default)]

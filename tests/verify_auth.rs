@@ -207,7 +207,7 @@ fn what_was_made_is_removed_when_the_run_is_interrupted() {
         ("--create-probe-tokens", with_probe_token, false, fast),
         ("--create-probe-tokens", with_probe_token, false, slow),
         ("--create-probe-tokens", makes_token, true, fast),
-        ("--create-probe-tokens", makes_token, true, slow * 6 / 10),
+        ("--create-probe-tokens", makes_token, true, slow / 2),
         ("--write-probe", reads_session, false, fast),
         ("--write-probe", reads_session, false, slow),
         ("--write-probe", makes_session, true, fast),
@@ -224,6 +224,54 @@ fn what_was_made_is_removed_when_the_run_is_interrupted() {
         assert!(!done.stderr.contains("by hand"), "{flag} {slow:?}: {}", done.stderr);
         assert_eq!(site.token_ids(), [kept.id], "{flag} {slow:?}");
         assert_eq!(site.work.sessions(), site.ids, "{flag} {slow:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_removed_in_time_after_an_interrupt_is_named() {
+    type Hangs = fn(&Asked) -> bool;
+    let cases: [(&str, Hangs); 2] = [("--create-probe-tokens", with_probe_token), ("--write-probe", reads_session)];
+    for (flag, hangs) in cases {
+        let site = Site::new(Version::V0_18_16, 1);
+        let (front, hung) = hanging_front(&site.work, hangs, false, Duration::ZERO);
+        let hangs_on = format!("http://127.0.0.1:{}", front.port);
+        let deaf = Server::start(move |request, body| {
+            let is_made = request.method == "DELETE" && !request.target.ends_with("none");
+            if is_made { Reply::Never } else { forward(&hangs_on, request, body) }
+        });
+        let child = Guarded::spawn(&mut command(&format!("http://127.0.0.1:{}", deaf.port), &site.work.env(), &[flag]));
+        wait_for("the request that hangs", SOON, || hung.load(Ordering::SeqCst).then_some(()));
+        signal(&child.0, Signal::INT);
+        let done = child.end().ended(130);
+        let mut made = site.token_ids();
+        made.extend(site.work.sessions().into_iter().filter(|id| !site.ids.contains(id)));
+        assert_eq!(made.len(), 1, "{flag}");
+        let hint = done.json["error"]["hint"].as_str().unwrap_or_default();
+        assert!(hint.contains("remove by hand: ") && hint.contains(&made[0]), "{flag}: {}", done.stderr);
+    }
+}
+
+#[test]
+fn a_session_of_the_probe_is_removed_also_where_sessions_cannot_be_listed() {
+    // From when on: the session is made, or it is removed.
+    for method in ["POST", "DELETE"] {
+        let site = Site::new(Version::V0_18_16, 1);
+        let (url, is_broken) = (site.work.url(), AtomicBool::new(false));
+        let front = Server::start(move |request, body| {
+            if is_broken.load(Ordering::SeqCst) && request.target.contains("/session?limit=") {
+                return Reply::Send("500 Internal Server Error".to_owned(), Vec::new());
+            }
+            let is_own = is_client(request) && request.method == method && !request.target.ends_with("none");
+            if is_own && request.target.contains("/session") {
+                is_broken.store(true, Ordering::SeqCst);
+            }
+            forward(&url, request, body)
+        });
+        let url = format!("http://127.0.0.1:{}", front.port);
+        let done = verified(&url, &site.work.env(), &["--write-probe"]).failed(&["sessions.write"]);
+        let says = "a session was made, read and removed, but sessions cannot be listed: ";
+        assert!(done.detail("sessions.write").starts_with(says), "{method}: {}", done.detail("sessions.write"));
+        assert_eq!(site.work.sessions(), site.ids, "{method}");
     }
 }
 

@@ -38,7 +38,7 @@ use clap::{Parser, Subcommand};
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cancel::Cancel;
+use crate::cancel::{Cancel, LAST_RESORT};
 use crate::config::{Environment, GlobalArgs, Settings};
 use crate::progress::Progress;
 use crate::providers::store::{Location, ProcessEnv, Store};
@@ -124,9 +124,6 @@ pub fn dispatch(cli: Cli, settings: &Settings, out: &mut Output) -> Result<ExitC
         Command::Man(args) => man::run(&args, out),
     }
 }
-
-/// How long after a signal a command may take to end by itself.
-const LAST_RESORT: Duration = Duration::from_millis(1800);
 
 /// What a command that touches the world works with.
 pub(crate) struct Session<'a> {

@@ -36,7 +36,7 @@ pub use gate::{Verification, gate};
 pub use tokens::{TokenFiles, Tokens};
 pub use workspaces::{Place, workspace_path};
 
-use crate::cancel::Cancel;
+use crate::cancel::{Cancel, LAST_RESORT};
 use crate::config::profile::{Profile, Service};
 use crate::finding::{Finding, Status};
 use crate::providers::PROBE_LABEL;
@@ -48,8 +48,8 @@ use http::{Answer, Http, Trouble};
 
 /// What to do about an answer that nobody gets whose token is refused.
 const REFUSED: &str = "the token is refused: see the `auth` checks";
-/// For all that is removed after a cancel: the process ends within two seconds of it.
-const HURRY: Duration = Duration::from_millis(1800);
+/// For all that is removed after a cancel: what could not be removed is to be said before the process is ended.
+const HURRY: Duration = LAST_RESORT.saturating_sub(Duration::from_millis(400));
 
 /// What is to be verified.
 #[derive(Debug)]
@@ -313,7 +313,7 @@ impl Run<'_> {
             left.extend(scoped::remove(self, found).await.err().map(|ids| (scoped::LEFT, ids)));
         }
         if found.has_session {
-            left.extend(sessions::remove(self, found).await.err().map(|id| (sessions::WRITE, id)));
+            left.extend(sessions::remove(self, found).await.left.map(|id| (sessions::WRITE, id)));
         }
         left
     }

@@ -169,14 +169,19 @@ pub(super) async fn write(run: &Run<'_>, state: &State, found: &mut Found) {
     let made = make_and_read(run, sessions, workspace, &caller, &mut found.session).await;
     let removed = remove(run, found).await;
     found.has_session = false;
-    let fix = "remove it by hand, and look at the log of the engine";
-    let finding = match (made, removed) {
-        (_, Err(left)) => Finding::failed(name, format!("still there: {left}"), fix),
-        (Err(wrong), Ok(_)) => wrong.failed(name),
-        (Ok(()), Ok(0)) => {
-            Finding::failed(name, "the session that was made is not in the list", "look at the log of the engine")
+    let log = "look at the log of the engine";
+    let finding = match (made, removed.left, removed.listed) {
+        (_, Some(left), _) => {
+            Finding::failed(name, format!("still there: {left}"), format!("remove it by hand, and {log}"))
         }
-        (Ok(()), Ok(_)) => Finding::ok(name, "a session was made, read and removed"),
+        (Err(wrong), None, _) => wrong.failed(name),
+        (Ok(()), None, Err(why)) => Finding::failed(
+            name,
+            format!("a session was made, read and removed, but sessions cannot be listed: {why}"),
+            log,
+        ),
+        (Ok(()), None, Ok(0)) => Finding::failed(name, "the session that was made is not in the list", log),
+        (Ok(()), None, Ok(_)) => Finding::ok(name, "a session was made, read and removed"),
     };
     found.asked(finding, since);
 }
@@ -207,34 +212,57 @@ async fn make_and_read(
     }
 }
 
-/// Removes the sessions of this run; how many the list had. `Err` names what is still there.
-pub(super) async fn remove(run: &Run<'_>, found: &Found) -> Result<usize, String> {
-    let Some(sessions) = &run.request.service.sessions else { return Ok(0) };
-    let Ok(caller) = run.request.tokens.caller(run.request.service, &sessions.identity) else { return Ok(0) };
-    let unknown = |why: String| format!("a session titled {} ({why})", run.label);
+/// What became of the sessions of this run.
+pub(super) struct Removed {
+    /// What is still there, or may be.
+    pub(super) left: Option<String>,
+    /// How many of them were in the list before; else why there is no list.
+    listed: Result<usize, String>,
+}
+
+/// Removes the sessions of this run: the one that is known also where they cannot be listed.
+pub(super) async fn remove(run: &Run<'_>, found: &Found) -> Removed {
+    let nothing = Removed { left: None, listed: Ok(0) };
+    let Some(sessions) = &run.request.service.sessions else { return nothing };
+    let Ok(caller) = run.request.tokens.caller(run.request.service, &sessions.identity) else { return nothing };
     let workspace = found.workspace.as_deref();
+    let delete = async |id: &str| {
+        let path = at(&sessions.one, workspace, id);
+        run.http.send(Ask::new(Method::Delete, &path, &caller)).await
+    };
     if let Some(id) = found.session.as_ref().filter(|_| run.http.is_hurried()) {
         // After a cancel there may be no time for a list.
-        let path = at(&sessions.one, workspace, id);
-        let answer = run.http.send(Ask::new(Method::Delete, &path, &caller)).await;
-        if answer.is_ok_and(|answer| answer.is_success() || answer.status == 404) {
-            return Ok(1);
-        }
+        let why = match delete(id).await {
+            Ok(answer) if answer.is_success() || answer.status == 404 => None,
+            Ok(answer) => Some(format!("DELETE answers {}", answer.in_words())),
+            Err(trouble) => Some(trouble.to_string()),
+        };
+        return Removed { left: why.map(|why| format!("{id}, perhaps ({why})")), listed: Ok(1) };
     }
-    let listed = ours(run, sessions, workspace, &caller).await.map_err(unknown)?;
-    let all: BTreeSet<&String> = listed.iter().chain(&found.session).collect();
-    for id in all {
-        let path = at(&sessions.one, workspace, id);
+    let before = ours(run, sessions, workspace, &caller).await;
+    let ids: BTreeSet<&String> = before.iter().flatten().chain(&found.session).collect();
+    let (mut left, mut unsure) = (BTreeSet::new(), Vec::new());
+    for id in ids {
         // Whether it is gone is what the next questions tell.
-        let _ = run.http.send(Ask::new(Method::Delete, &path, &caller)).await;
-        match run.http.send(Ask::get(&path, &caller)).await {
-            Ok(answer) if answer.is_success() => return Err(id.clone()),
-            Ok(_) => {}
-            Err(trouble) => return Err(format!("{id}, perhaps ({trouble})")),
+        let _ = delete(id).await;
+        match is_there(run, workspace, id).await {
+            Ok(true) => left.extend([id.clone()]),
+            Ok(false) => {}
+            Err(why) => unsure.push(format!("{id}, perhaps ({why})")),
         }
     }
-    let left = ours(run, sessions, workspace, &caller).await.map_err(unknown)?;
-    left.first().map_or(Ok(listed.len()), |id| Err(id.clone()))
+    let after = ours(run, sessions, workspace, &caller).await;
+    match &after {
+        Ok(ids) => left.extend(ids.iter().cloned()),
+        Err(why) if before.is_err() && found.session.is_none() => {
+            unsure.push(format!("a session titled {} ({why})", run.label));
+        }
+        Err(_) => {}
+    }
+    // A list that does not have it settles what the engine did not say.
+    let left: Vec<String> = left.into_iter().chain(unsure.into_iter().filter(|_| after.is_err())).collect();
+    let listed = before.and_then(|before| after.map(|_| before.len()));
+    Removed { left: (!left.is_empty()).then(|| left.join(", ")), listed }
 }
 
 /// The sessions that this run has made. The list begins with the newest ones.
