@@ -72,8 +72,15 @@ fn unknown(engine: Engine) -> String {
     format!("it is not known how {} keeps them", engine.name())
 }
 
-/// What an error means, by its code or name: what happened, and what to do. Waiting mends none of them.
+/// What an error means, by its code or name: what happened, and what to do. Waiting mends none of them, unless
+/// [`may_pass`] says so.
 #[must_use]
 pub fn explain(code: &str) -> Option<(&'static str, &'static str)> {
     openwork_api::explain(code).or_else(|| opencode_api::explain(code))
+}
+
+/// Whether a service says this, too, that is still booting.
+#[must_use]
+pub fn may_pass(code: &str) -> bool {
+    openwork_api::may_pass(code)
 }

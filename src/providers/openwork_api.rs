@@ -20,3 +20,9 @@ pub fn explain(code: &str) -> Option<(&'static str, &'static str)> {
         _ => return None,
     })
 }
+
+/// Whether a server says this, too, before its engine is up.
+#[must_use]
+pub fn may_pass(code: &str) -> bool {
+    code == "opencode_unconfigured"
+}

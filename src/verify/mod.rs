@@ -343,7 +343,7 @@ impl Wrong {
         let says = code.as_ref().map(|code| format!(" {code}")).unwrap_or_default();
         let code = code.unwrap_or_default();
         let known = engine::explain(&code);
-        let may_pass = answer.status >= 500 && known.is_none();
+        let may_pass = engine::may_pass(&code) || (answer.status >= 500 && known.is_none());
         let fix = if answer.status == 401 { REFUSED } else { fix };
         let (why, fix) = known.map_or((String::new(), fix), |(why, fix)| (format!(": {why}"), fix));
         Self { may_pass, ..Self::new(format!("{path} answers {}{says}{why}", answer.in_words()), fix) }

@@ -439,8 +439,13 @@ impl Inner {
 
     fn ask_engine(&self, method: &str, rest: &str, directory: &Path, body: &[u8]) -> Result<Answer, Reply> {
         let dead = || refuse("500 Internal Server Error", "internal_error", "Unexpected server error");
+        let unconfigured = || refuse("400 Bad Request", "opencode_unconfigured", "OpenCode base URL is missing");
         match self.engine.ask(method, rest, directory, body) {
-            None => Err(refuse("400 Bad Request", "opencode_unconfigured", "OpenCode base URL is missing")),
+            None => Err(unconfigured()),
+            Some(_) if self.faults.engine_unknown.get() > 0 => {
+                self.faults.engine_unknown.update(|left| left - 1);
+                Err(unconfigured())
+            }
             Some(_) if self.faults.engine_dead => Err(dead()),
             Some(_) if self.faults.engine_booting.get() > 0 => {
                 self.faults.engine_booting.update(|left| left - 1);

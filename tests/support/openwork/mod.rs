@@ -83,6 +83,8 @@ pub struct Faults {
     pub engine_dead: bool,
     /// So many questions from now on find that OpenCode does not run yet.
     pub engine_booting: std::cell::Cell<usize>,
+    /// So many questions from now on find that the server does not know yet where OpenCode is.
+    pub engine_unknown: std::cell::Cell<usize>,
     /// `OPENWORK_READONLY=1`.
     pub read_only: bool,
     /// A later version, in which collaborators list tokens.
