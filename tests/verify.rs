@@ -103,10 +103,11 @@ fn without_tokens_what_needs_them_is_skipped_with_how_to_give_them() {
     let done = verified(&site.work.url(), &[], &[]).is("inconclusive");
     assert_eq!(done.status("auth.none"), "ok");
     for (name, variable, flag) in [
-        ("auth.client", "OPENWORK_TOKEN", "--client-token-file"),
-        ("auth.host", "OPENWORK_HOST_TOKEN", "--host-token-file"),
-        ("sessions", "OPENWORK_TOKEN", "--client-token-file"),
-        ("workspaces", "OPENWORK_TOKEN", "--client-token-file"),
+        ("auth.client", "OPENWORK_TOKEN", "--token-file client=FILE"),
+        ("auth.host", "OPENWORK_HOST_TOKEN", "--token-file host=FILE"),
+        ("auth.host-as-bearer", "OPENWORK_HOST_TOKEN", "--token-file host-as-bearer=FILE"),
+        ("sessions", "OPENWORK_TOKEN", "--token-file client=FILE"),
+        ("workspaces", "OPENWORK_TOKEN", "--token-file client=FILE"),
     ] {
         assert_eq!(done.status(name), "skipped");
         assert!(done.detail(name).contains(variable) && done.detail(name).contains(flag), "{}", done.detail(name));

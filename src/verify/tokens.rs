@@ -122,9 +122,8 @@ impl Tokens {
 pub(super) struct Missing(pub(super) String);
 
 fn how_to_give(identity: &Identity) -> String {
-    let flag = FLAGS.iter().find(|(name, _)| identity.name.starts_with(name));
-    let file = flag.map_or_else(|| format!("{ANY} {}=FILE", identity.name), |(_, flag)| format!("{flag} FILE"));
-    format!("no token of `{}`: set {}, or give {file}", identity.name, identity.variable)
+    // `restore` has this flag alone.
+    format!("no token of `{0}`: set {1}, or give {ANY} {0}=FILE", identity.name, identity.variable)
 }
 
 fn from_file(path: &Path, flag: &str) -> Result<SecretString> {
