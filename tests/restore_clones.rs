@@ -194,7 +194,8 @@ fn a_file_that_cannot_be_cloned_is_copied_and_the_others_are_not() {
         let done = run(traced(&in_place(&it.bench, &it.tree, ["--yes"]), &log, &options)).ok();
         assert_equal(&it.good, &Tree::read(&it.tree));
         let text = fs::read_to_string(&log).unwrap();
-        let refused = text.lines().filter(|line| line.contains("FICLONE") && line.contains("(INJECTED)")).count() as u64;
+        let refused =
+            text.lines().filter(|line| line.contains("FICLONE") && line.contains("(INJECTED)")).count() as u64;
         let cloned = done.number("files_cloned");
         assert!(cloned + refused >= FILES - 1, "{refused} were refused, and of the others {cloned} cloned");
         if cloned < FILES - 1 {
