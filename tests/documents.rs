@@ -315,3 +315,23 @@ fn what_checks_or_captures_a_service_knows_it_through_its_profile_and_its_provid
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
+
+#[test]
+fn help_texts_are_not_broken_by_a_terminal_of_80_columns() {
+    const WIDTH: usize = 78;
+    let mut texts = 0;
+    for file in files().into_iter().filter(|file| file.starts_with("src/commands")) {
+        let code = read(file.to_str().unwrap());
+        let lines: Vec<&str> = code.lines().collect();
+        for at in (0..lines.len()).filter(|at| lines[*at] == "#[command(verbatim_doc_comment)]") {
+            texts += 1;
+            let above = lines[..at].iter().rev().skip_while(|line| line.starts_with("#["));
+            let text = above.take_while(|line| line.starts_with("///")).map(|line| line.trim_start_matches("/// "));
+            // A command is copied in one piece.
+            for line in text.filter(|line| !line.starts_with("Example: ")) {
+                assert!(line.chars().count() <= WIDTH, "{}: {line}", file.display());
+            }
+        }
+    }
+    assert!(texts > 10, "{texts}");
+}

@@ -11,14 +11,15 @@ use crate::{ExitCode, Result};
 
 /// Check that snapshots are there and intact
 ///
-/// Levels: `list` compares names and sizes; `hash` downloads every pack and compares it with its name;
-/// `decrypt` goes down to the hash of every file and needs the identity. Lists every damaged object and,
-/// with the identity, the files that it hurts.
+/// Levels: `list` compares names and sizes; `hash` downloads every pack and
+/// compares it with its name; `decrypt` goes down to the hash of every file and
+/// needs the identity. Lists every damaged object and, with the identity, the
+/// files that it hurts.
 ///
 /// Example: opsctl check --level hash --subset 1/7 --store s3://backups/web
 ///
-/// Exit codes: 0 intact, 2 usage, 4 damage found (listed), 10 no such snapshot, 12 wrong or missing
-/// key, 130 interrupted
+/// Exit codes: 0 intact, 2 usage, 4 damage found (listed), 10 no such snapshot,
+/// 12 wrong or missing key, 130 interrupted
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct CheckArgs {

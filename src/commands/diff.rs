@@ -14,12 +14,13 @@ use crate::{ExitCode, Result};
 
 /// Show what changed between two snapshots
 ///
-/// Compares manifests; no content is fetched. `+` added, `-` removed, `M` content or metadata changed.
+/// Compares manifests; no content is fetched. `+` added, `-` removed, `M` content
+/// or metadata changed.
 ///
 /// Example: opsctl diff 20260306 latest --store s3://backups/web --identity web.identity
 ///
-/// Exit codes: 0 whether or not there are differences, 2 usage, 4 damaged or untrusted, 10 no such
-/// snapshot, 12 wrong or missing key
+/// Exit codes: 0 whether or not there are differences, 2 usage, 4 damaged or
+/// untrusted, 10 no such snapshot, 12 wrong or missing key
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct DiffArgs {

@@ -18,15 +18,15 @@ use crate::{Error, ExitCode, Result};
 
 /// Check the deployment before anything breaks
 ///
-/// Runs where the service runs, and compares its variables, volume, store and keys with the profile.
-/// Says for each check what to do. Changes nothing but one scratch file on the volume and one scratch
-/// object in the store (below probe/; it stays where the credentials may not delete it, as they
-/// should not).
+/// Runs where the service runs, and compares its variables, volume, store and
+/// keys with the profile. Says for each check what to do. Changes nothing but one
+/// scratch file on the volume and one scratch object in the store (below probe/;
+/// it stays where the credentials may not delete it, as they should not).
 ///
 /// Example: opsctl doctor --store s3://backups/web --signing-key web.key --max-age 26h
 ///
-/// Exit codes: 0 nothing failed, 1 a check failed (with --strict also after a warning), 2 usage,
-/// 130 interrupted
+/// Exit codes: 0 nothing failed, 1 a check failed (with --strict also after a
+/// warning), 2 usage, 130 interrupted
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct DoctorArgs {

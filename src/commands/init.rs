@@ -23,12 +23,14 @@ use crate::{Context as _, Error, ExitCode, Result};
 
 /// Create a store, and the keys that go with it
 ///
-/// Takes age recipients, or makes an identity (keep it away from the backup host: it alone can read
-/// the backups). Makes a signing key for the backup host, or takes one. Prints what the host needs.
+/// Takes age recipients, or makes an identity (keep it away from the backup host:
+/// it alone can read the backups). Makes a signing key for the backup host, or
+/// takes one. Prints what the host needs.
 ///
 /// Example: opsctl init --store s3://backups/web --new-identity web.identity --new-signing-key web.key
 ///
-/// Exit codes: 0 ok, 2 usage, a file exists already, or the store is not empty, 12 credentials refused
+/// Exit codes: 0 ok, 2 usage, a file exists already, or the store is not empty,
+/// 12 credentials refused
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct InitArgs {

@@ -22,12 +22,14 @@ use crate::{Error, ExitCode, Result};
 
 /// Show and change the keys of a store
 ///
-/// Each change writes a new, complete keys object, signed by --signing-key, which the store must accept.
-/// Snapshots taken before a change stay encrypted as they are; the next one stores what it needs anew.
+/// Each change writes a new, complete keys object, signed by --signing-key, which
+/// the store must accept. Snapshots taken before a change stay encrypted as they
+/// are; the next one stores what it needs anew.
 ///
 /// Example: opsctl keys add-recipient age1… --store s3://backups/web --signing-key admin.key
 ///
-/// Exit codes: 0 ok, 2 usage, 4 untrusted keys, 10 no store or key, 12 the signing key is not accepted
+/// Exit codes: 0 ok, 2 usage, 4 untrusted keys, 10 no store or key, 12 the
+/// signing key is not accepted
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct KeysArgs {

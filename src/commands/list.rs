@@ -14,8 +14,8 @@ use crate::{ExitCode, Result};
 
 /// List snapshots
 ///
-/// Needs no key. Without a pinned signer every row is marked `unpinned`; a row marked `rejected` is
-/// never restored, and says why.
+/// Needs no key. Without a pinned signer every row is marked `unpinned`; a row
+/// marked `rejected` is never restored, and says why.
 ///
 /// Example: opsctl list --store s3://backups/web
 ///

@@ -20,7 +20,8 @@ const WRITE_AT: usize = 64 << 10;
 ///
 /// Example: opsctl ls latest workspace -l --store s3://backups/web --identity web.identity
 ///
-/// Exit codes: 0 ok, 2 usage, 4 damaged or untrusted, 10 no such snapshot or path, 12 wrong or missing key
+/// Exit codes: 0 ok, 2 usage, 4 damaged or untrusted, 10 no such snapshot or
+/// path, 12 wrong or missing key
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct LsArgs {

@@ -14,12 +14,14 @@ use crate::{Error, ExitCode, Result};
 
 /// Show a deployment contract, or check one of your own
 ///
-/// A profile says in data what a hosted system needs: its services, their variables and volumes, what
-/// must survive, and what they must answer. Built in: openwork, clawwork, open-cowork.
+/// A profile says in data what a hosted system needs: its services, their
+/// variables and volumes, what must survive, and what they must answer. Built in:
+/// openwork, clawwork, open-cowork.
 ///
 /// Example: opsctl profile show clawwork
 ///
-/// Exit codes: 0 ok, 2 there is no such profile, or it makes no sense (each problem with its line)
+/// Exit codes: 0 ok, 2 there is no such profile, or it makes no sense (each
+/// problem with its line)
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct ProfileArgs {

@@ -19,23 +19,28 @@ use crate::{ExitCode, Result, time};
 
 /// Restore a snapshot in place of a folder, or with --to into a new one
 ///
-/// Chooses the newest trusted snapshot that ended at or before --at, and says which. In place, the whole
-/// snapshot is fetched and verified beside the live folder first; then the two change places, and what
-/// was replaced is kept until the next restore: `opsctl rollback` puts it back. What the live folder has
-/// right already is not fetched, and if all of it is right, nothing is done. What the snapshot left out
-/// stays where it is, and so do keys and settings that this command was given. A restore that was
-/// interrupted, even by a power cut, is finished or undone when it is run again. Signers are pinned by
-/// the identity file, or by --trusted-signer.
+/// Chooses the newest trusted snapshot that ended at or before --at, and says
+/// which. In place, the whole snapshot is fetched and verified beside the live
+/// folder first; then the two change places, and what was replaced is kept until
+/// the next restore: `opsctl rollback` puts it back. What the live folder has
+/// right already is not fetched, and if all of it is right, nothing is done. What
+/// the snapshot left out stays where it is, and so do keys and settings that this
+/// command was given. A restore that was interrupted, even by a power cut, is
+/// finished or undone when it is run again. Signers are pinned by the identity
+/// file, or by --trusted-signer.
 ///
 /// Example: opsctl restore /data --at '2026-03-07 14:00' --store s3://backups/web --identity web.identity
 /// Example: opsctl restore --to /restore --snapshot 20260307T140000Z --store s3://backups/web
 ///
-/// Exit codes: 0 ok, also where only versions differ, 1 failed, or an incompatible contract version,
-/// 2 usage, no confirmation, an unfinished restore of something else is in the way, or the new folder is
-/// not empty, 3 restored, but something in it is missing, or --verify-url could not verify all (named),
-/// 4 damaged or untrusted (the folder is as before, but with --in-place), 5 the service was not well afterwards (the old folder is back, but with
-/// --no-rollback or --in-place), 10 no such snapshot, path or folder, 11 the folder is in use, 12 wrong or
-/// missing key, 13 the store limits the rate of requests, 14 no space, 130 interrupted
+/// Exit codes: 0 ok, also where only versions differ, 1 failed, or an
+/// incompatible contract version, 2 usage, no confirmation, an unfinished restore
+/// of something else is in the way, or the new folder is not empty, 3 restored,
+/// but something in it is missing, or --verify-url could not verify all (named),
+/// 4 damaged or untrusted (the folder is as before, but with --in-place), 5 the
+/// service was not well afterwards (the old folder is back, but with
+/// --no-rollback or --in-place), 10 no such snapshot, path or folder, 11 the
+/// folder is in use, 12 wrong or missing key, 13 the store limits the rate of
+/// requests, 14 no space, 130 interrupted
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct RestoreArgs {

@@ -17,15 +17,17 @@ use crate::{Error, ExitCode, Result};
 
 /// Put back the folder that the last restore in place replaced
 ///
-/// The two change places again, so a rollback can itself be taken back by another one. A restore that was
-/// not finished is given up: the old folder is live afterwards, whatever had been exchanged.
+/// The two change places again, so a rollback can itself be taken back by another
+/// one. A restore that was not finished is given up: the old folder is live
+/// afterwards, whatever had been exchanged.
 ///
 /// Example: opsctl rollback /data
 /// Example: opsctl rollback /data --discard --yes
 ///
-/// Exit codes: 0 ok, 1 failed, 2 usage, no confirmation, an unfinished --in-place restore is in the way,
-/// or something is mounted in what is deleted, 4 what .opsctl holds is damaged or not ours, 10 nothing to
-/// roll back, or no such folder, 11 the folder is in use, 14 no space, 130 interrupted
+/// Exit codes: 0 ok, 1 failed, 2 usage, no confirmation, an unfinished --in-place
+/// restore is in the way, or something is mounted in what is deleted, 4 what
+/// .opsctl holds is damaged or not ours, 10 nothing to roll back, or no such
+/// folder, 11 the folder is in use, 14 no space, 130 interrupted
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct RollbackArgs {

@@ -13,12 +13,13 @@ use crate::{ExitCode, Result};
 
 /// Show one snapshot
 ///
-/// Needs no key: what is shown is in the receipt. With an identity it also says how many sessions,
-/// tokens and workspaces were recorded.
+/// Needs no key: what is shown is in the receipt. With an identity it also says
+/// how many sessions, tokens and workspaces were recorded.
 ///
 /// Example: opsctl show latest --store s3://backups/web
 ///
-/// Exit codes: 0 ok, 2 usage, 4 the snapshot cannot be trusted, 10 no such snapshot
+/// Exit codes: 0 ok, 2 usage, 4 the snapshot cannot be trusted, 10 no such
+/// snapshot
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct ShowArgs {

@@ -22,16 +22,19 @@ use crate::{Error, ExitCode, Result};
 
 /// Capture a folder into the store
 ///
-/// Reads what changed since the last snapshot, stores what the store does not have, and commits with
-/// a signed receipt. Databases (SQLite) and git repositories are captured consistently while in use.
-/// Needs LIST and create-only PUT on the store, and no key that could read it.
+/// Reads what changed since the last snapshot, stores what the store does not
+/// have, and commits with a signed receipt. Databases (SQLite) and git
+/// repositories are captured consistently while in use. Needs LIST and
+/// create-only PUT on the store, and no key that could read it.
 ///
 /// Example: opsctl snapshot /data --store s3://backups/web --signing-key web.key --exclude-recoverable
 ///
-/// Exit codes: 0 complete, 3 committed but files are missing or were changing (they are named);
-/// nothing committed: 1 store or host failed, 2 usage, 4 the store's keys or a damaged pack list
-/// forbid it or a clock is a day off, 10 no store or no such folder, 11 another run is active, 12 signer
-/// or credentials refused, 13 rate-limited, 14 no space left, 130 interrupted (the next run goes on)
+/// Exit codes: 0 complete, 3 committed but files are missing or were changing
+/// (they are named); nothing committed: 1 store or host failed, 2 usage, 4 the
+/// store's keys or a damaged pack list forbid it or a clock is a day off, 10 no
+/// store or no such folder, 11 another run is active, 12 signer or credentials
+/// refused, 13 rate-limited, 14 no space left, 130 interrupted (the next run goes
+/// on)
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct SnapshotArgs {

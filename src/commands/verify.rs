@@ -17,18 +17,20 @@ use crate::{ExitCode, Result};
 
 /// Check that a running service works, with the data that it should have
 ///
-/// Asks what the profile says: whether it is up, who is let in and who is not, its workspaces and
-/// sessions. Nothing is changed unless asked for. Tokens come from the variables that the profile
-/// names (OPENWORK_TOKEN, OPENWORK_HOST_TOKEN), or from a file, a descriptor such as /dev/fd/3, or
-/// standard input (`-`). A check whose token is not given is skipped. Of a profile with several
-/// services one is chosen: --profile open-cowork:gateway.
+/// Asks what the profile says: whether it is up, who is let in and who is not,
+/// its workspaces and sessions. Nothing is changed unless asked for. Tokens come
+/// from the variables that the profile names (OPENWORK_TOKEN,
+/// OPENWORK_HOST_TOKEN), or from a file, a descriptor such as /dev/fd/3, or
+/// standard input (`-`). A check whose token is not given is skipped. Of a
+/// profile with several services one is chosen: --profile open-cowork:gateway.
 ///
 /// Example: opsctl verify --url https://work.example.com
 /// Example: opsctl verify --url http://127.0.0.1:8787 --against latest --store s3://backups/web
 ///
-/// Exit codes: 0 passed, 1 inconclusive (something that was asked for could not be checked, or nobody
-/// looked at the data for want of a token), 2 usage, 4 the snapshot is damaged or cannot be trusted, 5 a
-/// check failed, 10 no such snapshot, 12 wrong or missing key, or a token file that others can read, 130
+/// Exit codes: 0 passed, 1 inconclusive (something that was asked for could not
+/// be checked, or nobody looked at the data for want of a token), 2 usage, 4 the
+/// snapshot is damaged or cannot be trusted, 5 a check failed, 10 no such
+/// snapshot, 12 wrong or missing key, or a token file that others can read, 130
 /// interrupted
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
