@@ -46,6 +46,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use rustix::io::Errno;
 
 use files::{Room, Stamp, Turn, link_of, open_at, side, stamp, uri};
+pub use files::{private_directory, with_suffix};
 use untouched::Untouched;
 
 mod check;

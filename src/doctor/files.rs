@@ -116,15 +116,15 @@ fn needed_to_write(path: &Path, is_dir: bool, format: Option<Format>) -> Vec<Pat
     let mut needed = vec![path.to_owned()];
     if format == Some(Format::Sqlite) && !is_dir {
         // A database makes its log and its journal beside itself, and writes to those that it finds.
-        let side = |suffix| {
-            let mut side = path.as_os_str().to_owned();
-            side.push(suffix);
-            PathBuf::from(side)
-        };
         needed.extend(path.parent().map(Path::to_owned));
-        needed.extend(SIDE_SUFFIXES.map(side).into_iter().filter(|side| side.exists()));
+        needed.extend(SIDE_SUFFIXES.map(|suffix| beside(path, suffix)).into_iter().filter(|side| side.exists()));
     }
     needed
+}
+
+/// The side file of a database with this suffix.
+fn beside(database: &Path, suffix: &str) -> PathBuf {
+    sqlite::with_suffix(database.as_os_str(), suffix).into()
 }
 
 fn root<'r>(request: &'r Request<'_>) -> &'r Path {
@@ -172,9 +172,7 @@ const TMPDIR_FIX: &str =
 /// Why there is no room to copy a database. If that cannot be asked, the copy itself will tell.
 fn lack_of_room(database: &Path) -> Option<String> {
     let length = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
-    let mut log = database.as_os_str().to_owned();
-    log.push("-wal");
-    let need = sqlite::room_for(length(database), length(Path::new(&log)));
+    let need = sqlite::room_for(length(database), length(&beside(database, "-wal")));
     let temporary = std::env::temp_dir();
     let free = free_space(&temporary).ok()?.bytes;
     (free < need).then(|| {

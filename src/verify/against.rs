@@ -3,12 +3,12 @@
 //! Why: a service whose database lost its newest rows, or all of them, answers every request as it should. Only what was
 //! there at capture can tell.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::sessions::{self, Sought};
 use super::state::{Lack, State};
-use super::{Found, Run, Wrong, messages, named};
+use super::{Found, Run, Wrong, messages, missing, named};
 use crate::archive::facts::{Facts, Recorded, SessionFacts, WorkspaceFacts};
 use crate::config::profile::Service;
 use crate::finding::Finding;
@@ -99,7 +99,7 @@ async fn sessions_against(run: &Run<'_>, captured: &SessionFacts, state: &State)
         Err(finding) => return finding,
     };
     let workspace = state.workspace.as_deref();
-    let missing = missing(captured, listed);
+    let missing = missing(captured.messages.keys(), listed);
     let sought = sessions::seek(run, workspace, &missing).await;
     if let Some(finding) = lost(run.request.service, captured, listed.is_empty(), &sought) {
         return finding;
@@ -133,12 +133,6 @@ fn all_there(captured: &SessionFacts) -> String {
         1 => "the session that was captured is there".to_owned(),
         number => format!("all {number} sessions that were captured are there"),
     }
-}
-
-/// The captured sessions that are not in the list.
-fn missing<'c>(captured: &'c SessionFacts, listed: &[String]) -> Vec<&'c String> {
-    let there: BTreeSet<&String> = listed.iter().collect();
-    captured.messages.keys().filter(|id| !there.contains(id)).collect()
 }
 
 /// What is to be said of sessions that are neither in the list nor elsewhere.
@@ -175,7 +169,7 @@ fn tokens_against(service: &Service, captured: &[String], state: &State) -> Find
         Ok(there) => there,
         Err(finding) => return finding,
     };
-    let missing: Vec<&String> = captured.iter().filter(|id| !there.iter().any(|token| token.id == **id)).collect();
+    let missing = missing(captured, there.iter().map(|token| &token.id));
     if !missing.is_empty() {
         let (lost, all) = (missing.len(), captured.len());
         let file = service.facts.as_ref().and_then(|facts| facts.tokens.as_deref()).unwrap_or("their file");
@@ -261,9 +255,12 @@ mod tests {
     #[test]
     fn sessions_are_compared_as_a_superset_and_the_missing_ones_named() {
         let ids = |range: std::ops::Range<usize>| -> Vec<String> { range.map(|n| format!("ses_{n}")).collect() };
-        assert!(missing(&captured(3), &ids(0..5)).is_empty() && missing(&captured(0), &[]).is_empty());
+        assert!(
+            missing(captured(3).messages.keys(), &ids(0..5)).is_empty()
+                && missing(captured(0).messages.keys(), &[]).is_empty()
+        );
         let all = captured(130);
-        let gone = || missing(&all, &[]);
+        let gone = || missing(all.messages.keys(), &[]);
         let lost_of = |is_empty, sought: Sought<'_>| lost(&Service::default(), &all, is_empty, &sought).unwrap();
         let found = lost_of(true, Sought { gone: gone(), ..Sought::default() });
         assert!(

@@ -25,7 +25,7 @@ mod state;
 mod tokens;
 mod workspaces;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
@@ -365,6 +365,15 @@ fn is_id(text: &str) -> bool {
     (1..=200).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
         && !text.starts_with('.')
+}
+
+/// Those of the first ids that are not among the second.
+fn missing<'i, 't>(
+    ids: impl IntoIterator<Item = &'i String>,
+    there: impl IntoIterator<Item = &'t String>,
+) -> Vec<&'i String> {
+    let there: BTreeSet<&String> = there.into_iter().collect();
+    ids.into_iter().filter(|id| !there.contains(id)).collect()
 }
 
 /// Ids for people: the first ones, and how many more.

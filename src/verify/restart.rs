@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::messages::{self, Counted};
 use super::state::{EVERY, Lack, State};
-use super::{Found, Run, Wrong, named, probes, sessions};
+use super::{Found, Run, Wrong, missing, named, probes, sessions};
 use crate::finding::Finding;
 use crate::providers::shell;
 use crate::ui;
@@ -204,12 +204,6 @@ impl Compared {
         let detail = format!("{detail}; whether it was restarted at all is not proved: it does not tell its uptime");
         Finding::warning(NAME, detail, "look in its log; `uptime_ms` of a probe in the profile says where it is told")
     }
-}
-
-/// The ids of the first list that are not in the second.
-fn missing<'i>(before: &'i [String], after: &[String]) -> Vec<&'i String> {
-    let there: BTreeSet<&String> = after.iter().collect();
-    before.iter().filter(|id| !there.contains(id)).collect()
 }
 
 /// Whether something that was known before the restart cannot be had yet.

@@ -70,7 +70,9 @@ pub(super) fn side(dir: BorrowedFd<'_>, name: &OsStr, suffix: &str) -> Result<Op
     }
 }
 
-pub(super) fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
+/// The name of a side file: that of its database, and a suffix of [`super::SIDE_SUFFIXES`].
+#[must_use]
+pub fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
     let mut name = name.to_owned();
     name.push(suffix);
     name
@@ -127,21 +129,29 @@ impl Drop for Turn {
     }
 }
 
+/// Makes a directory in `parent` that nobody else may look into; its name begins with `prefix`.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn private_directory(parent: &Path, prefix: &str) -> io::Result<PathBuf> {
+    let mut number = 0_u32;
+    loop {
+        let path = parent.join(format!("{prefix}-{}-{number}", std::process::id()));
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => return Ok(path),
+            // Another thread's, or left by a killed process that had our number.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < 10_000 => number += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// A private directory in the scratch directory, removed with all its content on drop.
 pub(super) struct Room(PathBuf);
 
 impl Room {
     pub(super) fn new(scratch: &Path) -> Result<Self> {
-        let mut number = 0_u32;
-        loop {
-            let path = scratch.join(format!("sqlite-{}-{number}", std::process::id()));
-            match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Self(path)),
-                // Another thread's, or left by a killed process that had our number.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < 10_000 => number += 1,
-                Err(error) => return Err(error.into()),
-            }
-        }
+        Ok(Self(private_directory(scratch, "sqlite")?))
     }
 
     pub(super) fn at(&self, name: &str) -> PathBuf {
