@@ -18,6 +18,7 @@ pub mod progress;
 pub mod providers;
 pub mod repository;
 pub mod restore;
+pub mod secret;
 pub mod state;
 pub mod time;
 pub mod ui;

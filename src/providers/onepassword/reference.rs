@@ -1,0 +1,1 @@
+//! References to a field of an item: `op://<vault>/<item>/[section/]field[?attribute=otp]`.

@@ -1,0 +1,93 @@
+//! A secret value in memory.
+//!
+//! Why not a string: a value must leave nothing behind. It is kept once, in memory that is wiped when the last owner goes,
+//! and that is kept out of swap where the system allows it; it has no way to be printed or serialised by accident.
+//!
+//! Invariants:
+//! * `Debug` shows nothing of a value, and there is no `Display` and no `Serialize`: who needs the text says
+//!   [`Secret::expose`].
+//! * What is [hidden](Secret::hidden) is blanked out of everything that this program prints, until its last owner goes.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use secrecy::SecretString;
+use serde::de::{Deserialize, Deserializer, Visitor};
+use zeroize::Zeroizing;
+
+/// Shorter values cannot be told from ordinary words, and are not blanked out.
+const SHORTEST: usize = 4;
+
+/// A secret value. Cloning it shares it.
+#[derive(Clone)]
+pub struct Secret(Arc<Zeroizing<Box<str>>>);
+
+impl Secret {
+    /// Copies a text, and nothing but it: no buffer of it is left that is larger.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(Arc::new(Zeroizing::new(Box::from(text))))
+    }
+
+    /// The value itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// The same value, blanked out of all output from now on.
+    #[must_use]
+    pub fn hidden(self) -> Self {
+        if self.0.len() >= SHORTEST {
+            let mut hidden = HIDDEN.lock().unwrap_or_else(PoisonError::into_inner);
+            hidden.retain(|value| value.strong_count() > 0);
+            hidden.push(Arc::downgrade(&self.0));
+        }
+        self
+    }
+}
+
+/// Every value that is blanked out.
+static HIDDEN: Mutex<Vec<Weak<Zeroizing<Box<str>>>>> = Mutex::new(Vec::new());
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl Eq for Secret {}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl From<&Secret> for SecretString {
+    fn from(secret: &Secret) -> Self {
+        Self::from(secret.expose())
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Secret;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Secret, E> {
+                Ok(Secret::new(text))
+            }
+
+            fn visit_string<E>(self, text: String) -> Result<Secret, E> {
+                Ok(Secret::new(&Zeroizing::new(text)))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
