@@ -19,6 +19,7 @@ pub mod providers;
 pub mod repository;
 pub mod restore;
 pub mod secret;
+pub mod secrets;
 pub mod state;
 pub mod time;
 pub mod ui;

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::env::nearest;
+use super::secrets::SecretsTable;
 use crate::error::{Error, Result};
 
 /// The name that is looked for in the working directory.
 pub(super) const DEFAULT_NAME: &str = "opsctl.toml";
 
 /// Every key of the file, those of tables with their table.
-pub const FILE_KEYS: [&str; 16] = [
+pub const FILE_KEYS: [&str; 19] = [
     "store",
     "store_id",
     "source",
@@ -32,6 +33,9 @@ pub const FILE_KEYS: [&str; 16] = [
     "snapshot.upload_concurrency",
     "snapshot.memory",
     "snapshot.max_rekey_size",
+    "secrets.provider",
+    "secrets.fingerprint_key",
+    "secrets.targets",
 ];
 
 /// What the file holds.
@@ -51,6 +55,7 @@ pub(super) struct FileSettings {
     pub(super) signing_key_file: Option<String>,
     #[serde(default)]
     pub(super) snapshot: SnapshotTable,
+    pub(super) secrets: Option<SecretsTable>,
 }
 
 /// The table `[snapshot]`.
@@ -208,11 +213,16 @@ mod tests {
 
     #[test]
     fn the_list_of_keys_is_the_one_that_is_read() {
-        for (text, prefix) in [("zzzzzzzzz = 1", ""), ("[snapshot]\nzzzzzzzzz = 1", "snapshot.")] {
+        for (text, prefix) in [
+            ("zzzzzzzzz = 1", ""),
+            ("[snapshot]\nzzzzzzzzz = 1", "snapshot."),
+            ("[secrets]\nzzzzzzzzz = 1", "secrets."),
+        ] {
             let hint = refused(text).hint_text().unwrap().to_owned();
-            let listed = hint.trim_start_matches("known here: ").split(", ").filter(|key| *key != "snapshot");
+            let listed = hint.trim_start_matches("known here: ").split(", ").filter(|key| !["snapshot", "secrets"].contains(key));
             let mut listed: Vec<String> = listed.map(|key| format!("{prefix}{key}")).collect();
-            let ours = FILE_KEYS.iter().filter(|key| key.contains('.') != prefix.is_empty());
+            let of = |key: &str| key.split_once('.').map_or(String::new(), |(table, _)| format!("{table}."));
+            let ours = FILE_KEYS.iter().filter(|key| of(key) == prefix);
             let mut ours: Vec<String> = ours.map(|key| (*key).to_owned()).collect();
             listed.sort();
             ours.sort();

@@ -17,6 +17,7 @@ mod parse;
 pub mod profile;
 mod resolve;
 mod rows;
+pub mod secrets;
 
 use std::path::PathBuf;
 
@@ -34,6 +35,7 @@ pub use layers::{Origin, Sourced};
 pub use parse::{parse_size, parse_source};
 pub use profile::Profile;
 pub use rows::{Row, rows, rows_table};
+pub use secrets::Secrets;
 
 use crate::error::{Error, Result};
 use crate::ui::{ColorChoice, LogFormat};
@@ -81,6 +83,8 @@ pub struct Settings {
     pub signing_key: Sourced<Option<KeySource>>,
     /// What a snapshot leaves out, and what it may use.
     pub snapshot: SnapshotSettings,
+    /// Which variables of which services get their values from where, if the file says so.
+    pub secrets: Sourced<Option<Secrets>>,
 }
 
 /// What a snapshot leaves out, and what it may use.

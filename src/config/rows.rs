@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::profile::Volume;
-use super::{KeySource, Origin, Settings, Sourced};
+use super::{KeySource, Origin, Secrets, Settings, Sourced};
 use crate::ui;
 
 /// One setting.
@@ -52,6 +52,7 @@ pub fn rows(settings: &Settings) -> Vec<Row> {
         row("upload-concurrency", &snapshot.upload_concurrency, |number| Some(number.to_string())),
         row("memory", &snapshot.memory, |size| Some(ui::bytes(*size))),
         row("max-rekey-size", &snapshot.max_rekey_size, |size| size.map(ui::bytes)),
+        row("secrets", &settings.secrets, |secrets| secrets.as_ref().map(targets)),
     ]
 }
 
@@ -82,6 +83,10 @@ fn word<T: clap::ValueEnum>(value: &T) -> Option<String> {
 #[allow(clippy::ptr_arg, reason = "the signature that `row` expects for a list")]
 fn list(values: &Vec<String>) -> Option<String> {
     (!values.is_empty()).then(|| values.join(", "))
+}
+
+fn targets(secrets: &Secrets) -> String {
+    secrets.targets.iter().map(|target| target.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 fn key(source: &Option<KeySource>) -> Option<String> {

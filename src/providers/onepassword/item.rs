@@ -83,3 +83,4 @@ pub enum Edit {
         field: String,
     },
 }
+impl Item { pub fn field(&self, _s: Option<&str>, _n: &str) -> crate::Result<&Field> { unimplemented!() } }

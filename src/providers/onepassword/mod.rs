@@ -1,6 +1,7 @@
 //! 1Password: references, and the two ways to read and to write items, the `op` command and a Connect server.
 
 pub mod item;
+pub mod reference;
 
 pub use item::{Edit, Field, Item, Listed, Vault};
 

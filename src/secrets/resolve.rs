@@ -1,0 +1,239 @@
+//! All sources of a target, each item of 1Password read once.
+//!
+//! Invariants:
+//! * Either every source has a value that its variables may have, or there is an error that names all that have none.
+//! * A missing item cannot be told from one that may not be seen; it is never taken for one that is to be deleted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
+
+use super::value;
+use crate::config::Environment;
+use crate::config::secrets::{Service, Source, Target};
+use crate::providers::onepassword::reference::{Reference, is_id};
+use crate::providers::onepassword::{Item, Listed, OnePassword};
+use crate::secret::Secret;
+use crate::{Error, ExitCode, Result};
+
+/// Items that are read at once.
+const AT_ONCE: usize = 4;
+
+/// A value and where it came from.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// The value.
+    pub secret: Secret,
+    /// When its item was last edited.
+    pub updated: Option<Timestamp>,
+    /// Its item and the id of its field.
+    pub field: Option<(ItemId, String)>,
+}
+
+/// Vault and item, by their ids.
+pub type ItemId = (String, String);
+
+/// Every source with its value.
+#[derive(Clone, Debug, Default)]
+pub struct Resolved {
+    /// By source.
+    pub values: BTreeMap<Source, Value>,
+    /// Every item that was read.
+    pub items: BTreeMap<ItemId, Item>,
+    /// Vaults that had to be listed, for the budget.
+    pub lists: u64,
+}
+
+/// Where sources are.
+pub struct Sources<'a> {
+    /// 1Password; `None` where nothing refers to it.
+    pub vaults: Option<&'a OnePassword>,
+    /// Variables.
+    pub environment: &'a Environment,
+    /// What standard input held.
+    pub stdin: Option<Secret>,
+}
+
+/// The value of every source that `services` name.
+///
+/// # Errors
+/// Naming all sources that have no value, and all values that their variables may not have.
+pub async fn resolve(target: &Target, services: &[&Service], sources: &Sources<'_>) -> Result<Resolved> {
+    let wanted: BTreeSet<&Source> =
+        services.iter().flat_map(|service| service.variables.values()).map(|mapping| &mapping.source).collect();
+    let mut resolved = Resolved::default();
+    let mut faults = Vec::new();
+    let references: Vec<&Reference> = wanted.iter().filter_map(|source| reference(source)).collect();
+    if let Some(vaults) = sources.vaults {
+        let places = places(vaults, &references, &mut resolved, &mut faults).await?;
+        read(vaults, &places, &mut resolved, &mut faults).await?;
+        for (reference, id) in &places {
+            if let Some(item) = resolved.items.get(id) {
+                match field(target, reference, item) {
+                    Ok(value) => drop(resolved.values.insert(Source::OnePassword((*reference).clone()), value)),
+                    Err(error) => faults.push(error),
+                }
+            }
+        }
+    }
+    for source in wanted {
+        let value = match source {
+            Source::OnePassword(_) => continue,
+            Source::Literal(text) => Ok(Secret::new(text)),
+            Source::Variable(name) => variable(sources.environment, name),
+            Source::Stdin => sources.stdin.clone().ok_or_else(|| Error::usage("standard input was not read")),
+        };
+        match value {
+            Ok(secret) => drop(resolved.values.insert(source.clone(), Value { secret, updated: None, field: None })),
+            Err(error) => faults.push(error),
+        }
+    }
+    faults.extend(refused(services, &resolved));
+    all_at_once(faults)?;
+    Ok(resolved)
+}
+
+const fn reference(source: &Source) -> Option<&Reference> {
+    match source {
+        Source::OnePassword(reference) => Some(reference),
+        _ => None,
+    }
+}
+
+/// The ids behind each reference. A vault is listed once if any of its items is named, or the vault itself.
+async fn places<'r>(
+    vaults: &OnePassword,
+    references: &[&'r Reference],
+    resolved: &mut Resolved,
+    faults: &mut Vec<Error>,
+) -> Result<Vec<(&'r Reference, ItemId)>> {
+    let mut by_vault: BTreeMap<String, Vec<&Reference>> = BTreeMap::new();
+    for reference in references {
+        by_vault.entry(reference.vault.to_lowercase()).or_default().push(reference);
+    }
+    let mut places = Vec::new();
+    for references in by_vault.into_values() {
+        let Some(vault) = references.first().map(|reference| reference.vault.as_str()) else { continue };
+        if is_id(vault) && references.iter().all(|reference| is_id(&reference.item)) {
+            places.extend(references.into_iter().map(|one| (one, (one.vault.clone(), one.item.clone()))));
+            continue;
+        }
+        resolved.lists += 1;
+        let listed = match vaults.list(vault).await {
+            Ok(listed) => listed,
+            Err(error) if is_final(&error) => return Err(error),
+            Err(error) => {
+                faults.push(error);
+                continue;
+            }
+        };
+        for reference in references {
+            match named(reference, &listed) {
+                Ok(item) => places.push((reference, (item.vault.id.clone(), item.id.clone()))),
+                Err(error) => faults.push(error),
+            }
+        }
+    }
+    Ok(places)
+}
+
+fn named<'l>(reference: &Reference, listed: &'l [Listed]) -> Result<&'l Listed> {
+    if let Some(item) = listed.iter().find(|item| item.id == reference.item) {
+        return Ok(item);
+    }
+    let name = reference.item.to_lowercase();
+    let found: Vec<&Listed> = listed.iter().filter(|item| item.title.to_lowercase() == name).collect();
+    match found.as_slice() {
+        [item] => Ok(item),
+        [] => Err(Error::new(ExitCode::NotFound, format!("{reference}: there is no such item, or it may not be seen"))
+            .hint("look at the vault in 1Password, and at what the service account was granted")),
+        several => {
+            let ids: Vec<&str> = several.iter().map(|item| item.id.as_str()).collect();
+            Err(Error::usage(format!("{reference}: several items have this title: {}", ids.join(", ")))
+                .hint("put the id of the one that is meant in the place of the title"))
+        }
+    }
+}
+
+async fn read(
+    vaults: &OnePassword,
+    places: &[(&Reference, ItemId)],
+    resolved: &mut Resolved,
+    faults: &mut Vec<Error>,
+) -> Result<()> {
+    let ids: BTreeSet<&ItemId> = places.iter().map(|(_, id)| id).collect();
+    let work = ids.into_iter().map(async |id| match vaults.get(&id.0, &id.1).await {
+        Err(error) if is_final(&error) => Err(error),
+        result => Ok((id.clone(), result)),
+    });
+    let read: Vec<(ItemId, Result<Item>)> = futures::stream::iter(work).buffered(AT_ONCE).try_collect().await?;
+    for (id, item) in read {
+        match item {
+            Ok(item) => drop(resolved.items.insert(id, item)),
+            Err(error) => faults.push(error),
+        }
+    }
+    Ok(())
+}
+
+/// Whether every further question would be answered in the same way.
+const fn is_final(error: &Error) -> bool {
+    !matches!(error.code(), ExitCode::NotFound | ExitCode::Usage)
+}
+
+fn field(target: &Target, reference: &Reference, item: &Item) -> Result<Value> {
+    if let Some(vault) = &target.vault {
+        let is_bound = item.vault.id == *vault || item.vault.name.eq_ignore_ascii_case(vault);
+        if !is_bound {
+            return Err(Error::usage(format!("{reference}: the item is not in the vault `{vault}` of the target")));
+        }
+    }
+    let field = item.field(reference.section.as_deref(), &reference.field).map_err(|error| {
+        let hint = error.hint_text().unwrap_or("look at the item in 1Password").to_owned();
+        Error::new(error.code(), format!("{reference}: {}", error.full_message())).hint(hint)
+    })?;
+    Ok(Value {
+        // An empty field has no value in the answer.
+        secret: field.value.clone().unwrap_or_else(|| Secret::new("")).hidden(),
+        updated: item.updated,
+        field: Some(((item.vault.id.clone(), item.id.clone()), field.id.clone())),
+    })
+}
+
+fn variable(environment: &Environment, name: &str) -> Result<Secret> {
+    use secrecy::ExposeSecret as _;
+    let value = environment.secret(name)?;
+    let missing = || {
+        Error::new(ExitCode::NotFound, format!("env://{name}: the variable is not set"))
+            .hint("set it for this one command, out of the keeping of a secret manager")
+    };
+    Ok(Secret::new(value.ok_or_else(missing)?.expose_secret()).hidden())
+}
+
+/// Values that a variable may not have.
+fn refused(services: &[&Service], resolved: &Resolved) -> Vec<Error> {
+    let mut faults = Vec::new();
+    for service in services {
+        for (name, mapping) in &service.variables {
+            let value = resolved.values.get(&mapping.source).map(|value| value.secret.expose());
+            if let Some(why) = value.and_then(|value| value::fault(value, &mapping.allow)) {
+                let message = format!("{} of `{}` ({}) {why}", name, service.name, mapping.source);
+                faults.push(Error::usage(message).hint("correct it where it is kept; nothing was written"));
+            }
+        }
+    }
+    faults
+}
+
+/// One error for all: with the code and the hint of the first.
+fn all_at_once(faults: Vec<Error>) -> Result<()> {
+    let mut faults = faults.into_iter();
+    let Some(first) = faults.next() else { return Ok(()) };
+    let mut message = first.full_message();
+    for fault in faults {
+        message.push_str("; ");
+        message.push_str(&fault.full_message());
+    }
+    Err(Error::new(first.code(), message).hint(first.hint_text().unwrap_or("nothing was written").to_owned()))
+}
