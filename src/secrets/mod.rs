@@ -16,9 +16,13 @@ pub mod generate;
 pub mod plan;
 pub mod record;
 pub mod resolve;
+pub mod rotate;
 pub mod sync;
 pub mod value;
+pub mod verify;
+pub mod work;
 
 pub use fingerprint::{Fingerprint, Fingerprints};
 pub use plan::{Action, Change, Plan};
 pub use record::RecordFile;
+pub use work::{Requests, Work};

@@ -13,6 +13,7 @@
 
 mod against;
 mod auth;
+pub mod credential;
 mod found;
 mod gate;
 mod http;

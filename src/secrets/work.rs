@@ -1,0 +1,240 @@
+//! Everything that is read before anything is decided.
+//!
+//! Invariant: the order. The token must belong to the target before anything else is asked, and all sources must have values
+//! before Railway is asked for what it has.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use schemars::JsonSchema;
+use secrecy::ExposeSecret as _;
+use serde::Serialize;
+
+use super::fingerprint::Fingerprints;
+use super::plan::{Known, Plan};
+use super::record::RecordFile;
+use super::resolve::{Resolved, Sources, Value, resolve};
+use super::sync::looks;
+use crate::cancel::Cancel;
+use crate::config::secrets::{Mapping, Provider, Secrets, Service, Source, Target};
+use crate::config::{Environment, read_limited};
+use crate::providers::onepassword::OnePassword;
+use crate::providers::railway::{Place, Railway, State, Values};
+use crate::secret::Secret;
+use crate::{Error, Result, ui};
+
+/// Services whose variables are read at once.
+const AT_ONCE: usize = 4;
+
+/// A target with all that was read of it.
+pub struct Work<'a> {
+    /// The target.
+    pub target: &'a Target,
+    /// Those of its services that were asked for.
+    pub services: Vec<&'a Service>,
+    /// Railway.
+    pub railway: Railway,
+    /// 1Password; `None` where nothing refers to it.
+    pub vaults: Option<OnePassword>,
+    /// Makes fingerprints.
+    pub fingerprints: Fingerprints,
+    /// Every source with its value.
+    pub resolved: Resolved,
+    /// The environment without values.
+    pub state: State,
+    /// The values of each service, in the order of the services.
+    pub values: Vec<Values>,
+}
+
+/// Requests that a sync takes, repeated ones left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Requests {
+    /// As the limits of a service account count them.
+    pub onepassword: u64,
+    /// At most, with all looks at deployments that are under way.
+    pub railway: u64,
+}
+
+/// The target that is meant: the one of this name, or the only one.
+///
+/// # Errors
+/// Usage, when there is none or it is not clear which.
+pub fn target<'a>(secrets: Option<&'a Secrets>, name: Option<&str>) -> Result<&'a Target> {
+    let targets = secrets.map(|secrets| secrets.targets.as_slice()).unwrap_or_default();
+    let names = targets.iter().map(|target| target.name.as_str()).collect::<Vec<_>>().join(", ");
+    match (name, targets) {
+        (_, []) => Err(Error::usage("the configuration file names no target for secrets")
+            .hint("`opsctl secrets init` writes one to begin with; --config names another file")),
+        (None, [target]) => Ok(target),
+        (None, _) => Err(Error::usage(format!("there are several targets: {names}")).hint("give --target NAME")),
+        (Some(name), targets) => targets.iter().find(|target| target.name == name).ok_or_else(|| {
+            Error::usage(format!("there is no target `{}`", ui::escape(name))).hint(format!("there are: {names}"))
+        }),
+    }
+}
+
+/// Those services of a target that are meant: the named ones, or all.
+///
+/// # Errors
+/// Usage, when the target has none of a name, or none at all.
+pub fn services<'a>(target: &'a Target, names: &[String]) -> Result<Vec<&'a Service>> {
+    let known = target.services.iter().map(|service| service.name.as_str()).collect::<Vec<_>>().join(", ");
+    if let Some(name) = names.iter().find(|name| !target.services.iter().any(|service| service.name == **name)) {
+        let message = format!("the target `{}` has no service `{}`", target.name, ui::escape(name));
+        return Err(Error::usage(message).hint(format!("it has: {known}")));
+    }
+    let is_meant = |service: &&Service| names.is_empty() || names.contains(&service.name);
+    let services: Vec<&Service> = target.services.iter().filter(is_meant).collect();
+    if services.is_empty() {
+        return Err(Error::usage(format!("the target `{}` has no services", target.name))
+            .hint("add [[secrets.targets.services]] to the configuration file"));
+    }
+    Ok(services)
+}
+
+impl<'a> Work<'a> {
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// Denied, when the token is for another environment; whatever keeps a source from having a value; what Railway refuses.
+    pub async fn gather(
+        secrets: &Secrets,
+        target: &'a Target,
+        services: Vec<&'a Service>,
+        environment: &Environment,
+        cancel: &Cancel,
+    ) -> Result<Self> {
+        let railway = Railway::from_environment(environment)?;
+        railway.check_scope(&target.project, &target.environment).await?;
+        let vaults = one_password(secrets, &services, environment, cancel).await?;
+        let sources = Sources { vaults: vaults.as_ref(), environment, stdin: stdin(&services)? };
+        let fingerprints = fingerprints(secrets, &sources).await?;
+        let resolved = resolve(target, &services, &sources).await?;
+        let (state, values) = read(&railway, target, &services).await?;
+        Ok(Self { target, services, railway, vaults, fingerprints, resolved, state, values })
+    }
+
+    /// What a sync would do.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn plan(&self, record: &RecordFile, prune: bool) -> Result<Plan> {
+        let known = self.known(record, prune);
+        Plan::new(self.target, &self.services, &known)
+    }
+
+    pub(super) const fn known<'k>(&'k self, record: &'k RecordFile, prune: bool) -> Known<'k> {
+        Known {
+            resolved: &self.resolved,
+            state: &self.state,
+            values: self.values.as_slice(),
+            record,
+            fingerprints: &self.fingerprints,
+            prune,
+        }
+    }
+
+    /// What a sync of this plan takes, from its start.
+    #[must_use]
+    pub fn requests(&self, plan: &Plan, timeout: Duration) -> Requests {
+        let number = |count: usize| count as u64;
+        let writes = number(plan.services.iter().filter(|service| !service.writes.is_empty()).count());
+        let deletes = number(plan.services.iter().filter(|service| !service.deletes.is_empty()).count());
+        let waits = number(plan.services.iter().filter(|one| one.deploy != super::deploy::Deploy::None).count());
+        let before = self.railway.requests();
+        // The scope and the variables of each service take one request each; the rest went into the state of the environment.
+        let state = before.saturating_sub(1 + number(self.services.len())).max(1);
+        let after = if writes + deletes > 0 { state } else { 0 };
+        // What is staged, the deletion itself, and its commit.
+        let deletion = if deletes > 0 { 3 } else { 0 };
+        // One look at all deployments, and one more for each that is not the newest of its service.
+        let looking = if waits > 0 { looks(timeout) * (state + waits) } else { 0 };
+        Requests {
+            onepassword: self.vaults.as_ref().map_or(0, OnePassword::requests),
+            railway: before + 2 * writes + deletion + after + number(plan.deploys()) + looking,
+        }
+    }
+
+    /// The value of a variable of a service.
+    pub(super) fn value(&self, mapping: &Mapping) -> Option<&Value> {
+        self.resolved.values.get(&mapping.source)
+    }
+}
+
+/// 1Password, if anything refers to it.
+async fn one_password(
+    secrets: &Secrets,
+    services: &[&Service],
+    environment: &Environment,
+    cancel: &Cancel,
+) -> Result<Option<OnePassword>> {
+    let all = services.iter().flat_map(|service| service.variables.values()).map(|mapping| &mapping.source);
+    let mut all = all.chain(&secrets.fingerprint_key);
+    if !all.any(|source| matches!(source, Source::OnePassword(_))) {
+        return Ok(None);
+    }
+    provider(secrets.provider, environment, cancel).await.map(Some)
+}
+
+/// 1Password by the provider of the configuration.
+///
+/// # Errors
+/// Usage or denied, when it is not set up; not found without the `op` command.
+pub async fn provider(provider: Provider, environment: &Environment, cancel: &Cancel) -> Result<OnePassword> {
+    match provider {
+        Provider::Op => OnePassword::command(environment, cancel).await,
+        Provider::Connect => OnePassword::connect(environment),
+        Provider::Env => Err(Error::usage("op:// cannot be resolved with provider = \"env\"")),
+    }
+}
+
+/// All of standard input, if anything refers to it.
+fn stdin(services: &[&Service]) -> Result<Option<Secret>> {
+    let mut all = services.iter().flat_map(|service| service.variables.values()).map(|mapping| &mapping.source);
+    if !all.any(|source| *source == Source::Stdin) {
+        return Ok(None);
+    }
+    let text = read_limited(std::io::stdin().lock(), "secret", "standard input")?;
+    Ok(Some(Secret::new(text.expose_secret()).hidden()))
+}
+
+/// With the key of the configuration, if it names one.
+async fn fingerprints(secrets: &Secrets, sources: &Sources<'_>) -> Result<Fingerprints> {
+    let Some(source) = &secrets.fingerprint_key else { return Fingerprints::new(None) };
+    let mapping = Mapping { source: source.clone(), allow: BTreeSet::new(), generate: None };
+    let service = Service {
+        name: "secrets".to_owned(),
+        id: None,
+        variables: [("fingerprint_key".to_owned(), mapping)].into(),
+    };
+    // Any vault will do: the key reaches no environment.
+    let nowhere = Target {
+        name: String::new(),
+        project: String::new(),
+        environment: String::new(),
+        vault: None,
+        production: false,
+        services: Vec::new(),
+    };
+    let resolved = resolve(&nowhere, &[&service], sources).await?;
+    Fingerprints::new(resolved.values.get(source).map(|value| &value.secret))
+}
+
+/// What Railway has.
+pub(super) async fn read(railway: &Railway, target: &Target, services: &[&Service]) -> Result<(State, Vec<Values>)> {
+    let state = railway.state(&target.project, &target.environment).await?;
+    let places: Vec<Place> = services.iter().map(|service| place(target, service)).collect();
+    let work = places.iter().map(|place| railway.variables(place));
+    let values = futures::stream::iter(work).buffered(AT_ONCE).try_collect().await?;
+    Ok((state, values))
+}
+
+/// Where the variables of a service are.
+pub(super) fn place(target: &Target, service: &Service) -> Place {
+    Place {
+        project: target.project.clone(),
+        environment: target.environment.clone(),
+        service: service.id.clone(),
+    }
+}
