@@ -83,14 +83,17 @@ impl Address {
     /// # Errors
     /// When TLS cannot be set up.
     pub fn client(&self) -> Result<reqwest::Client> {
+        self.builder().build().map_err(|e| Error::new(ExitCode::Failed, "cannot ask the service").because(e))
+    }
+
+    /// A client for it, as far as who may read what is sent.
+    #[must_use]
+    pub fn builder(&self) -> reqwest::ClientBuilder {
         let builder = reqwest::Client::builder();
         // A proxy would read the token, and has no business between two processes of one machine.
-        let builder = if self.is_encrypted() { builder } else { builder.no_proxy() };
-        builder
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("opsctl/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| Error::new(ExitCode::Failed, "cannot ask the service").because(e))
+        let is_direct = self.is_loopback() || !self.is_encrypted();
+        let builder = if is_direct { builder.no_proxy() } else { builder };
+        builder.redirect(reqwest::redirect::Policy::none()).user_agent(concat!("opsctl/", env!("CARGO_PKG_VERSION")))
     }
 }
 
