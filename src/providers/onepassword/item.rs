@@ -1,22 +1,29 @@
 //! An item of 1Password, as `op item get --format json` and the Connect server give it.
 
+use serde::Deserialize;
+
+use super::document::{self, parse};
+use super::failure::Failure;
+use crate::Result;
 use crate::secret::Secret;
 
 /// A vault: its id and its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Vault {
     /// 26 letters and digits.
     pub id: String,
     /// What people call it; empty where the server does not say.
+    #[serde(default)]
     pub name: String,
 }
 
 /// An item as a list shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Listed {
     /// 26 letters and digits.
     pub id: String,
     /// What people call it. Several may have the same.
+    #[serde(default)]
     pub title: String,
     /// Where it is.
     pub vault: Vault,
@@ -43,6 +50,8 @@ pub struct Item {
     pub sections: Vec<(String, String)>,
     /// Its fields.
     pub fields: Vec<Field>,
+    /// What else is in it that an edit would lose, such as `files`.
+    pub extras: Vec<String>,
 }
 
 /// A field of an item.
@@ -83,4 +92,115 @@ pub enum Edit {
         field: String,
     },
 }
-impl Item { pub fn field(&self, _s: Option<&str>, _n: &str) -> crate::Result<&Field> { unimplemented!() } }
+
+#[derive(Deserialize)]
+struct ItemJson {
+    id: String,
+    #[serde(default)]
+    title: String,
+    vault: Vault,
+    version: u64,
+    category: String,
+    tags: Option<Vec<String>>,
+    #[serde(alias = "updatedAt")]
+    updated_at: Option<String>,
+    sections: Option<Vec<SectionJson>>,
+    fields: Option<Vec<FieldJson>>,
+}
+
+#[derive(Deserialize)]
+struct SectionJson {
+    id: String,
+    label: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct FieldJson {
+    id: String,
+    section: Option<SectionJson>,
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    label: String,
+    value: Option<Secret>,
+}
+
+impl Item {
+    /// Reads the JSON of an item.
+    pub(super) fn parse(json: &[u8]) -> Result<Self, Failure> {
+        let item: ItemJson = parse("an item", json)?;
+        let mut sections: Vec<(String, String)> = Vec::new();
+        let fields = item.fields.unwrap_or_default();
+        // The list may be missing where the fields tell.
+        let named = item.sections.iter().flatten().chain(fields.iter().filter_map(|field| field.section.as_ref()));
+        for section in named {
+            if !sections.iter().any(|(id, _)| *id == section.id) {
+                sections.push((section.id.clone(), section.label.clone().unwrap_or_default()));
+            }
+        }
+        let fields = fields.into_iter().map(|field| Field {
+            id: field.id,
+            section: field.section.map(|section| section.id),
+            kind: field.kind,
+            label: field.label,
+            value: field.value.filter(|value| !value.expose().is_empty()),
+        });
+        Ok(Self {
+            fields: fields.collect(),
+            id: item.id,
+            title: item.title,
+            vault: item.vault,
+            version: item.version,
+            category: item.category,
+            tags: item.tags.unwrap_or_default(),
+            updated: item.updated_at.and_then(|time| time.parse().ok()),
+            sections,
+            extras: document::extras(json)?,
+        })
+    }
+
+    /// The field that a reference names: by its id, or by its label in any case. Without a section it is looked for in all.
+    ///
+    /// # Errors
+    /// Not found; usage, where several have this label, with their ids.
+    pub fn field(&self, section: Option<&str>, name: &str) -> Result<&Field> {
+        Ok(self.find(section, name)?)
+    }
+
+    fn find(&self, section: Option<&str>, name: &str) -> Result<&Field, Failure> {
+        let section = section.map(|section| self.section(section)).transpose()?;
+        let inside = |field: &&Field| section.is_none_or(|section| field.section.as_deref() == Some(section));
+        let fields = || self.fields.iter().filter(inside);
+        let mut found: Vec<&Field> = fields().filter(|field| field.id == name).collect();
+        if found.is_empty() {
+            found = fields().filter(|field| field.label.eq_ignore_ascii_case(name)).collect();
+        }
+        match found[..] {
+            [field] => Ok(field),
+            [] => Err(Failure::Missing(format!("the item `{}` ({}) has no field `{name}`{}", self.title, self.id, {
+                if section.is_some() { " in that section" } else { "" }
+            }))),
+            _ => Err(self.ambiguous("fields", name, found.iter().map(|field| field.id.as_str()))),
+        }
+    }
+
+    /// The id of a section.
+    fn section(&self, name: &str) -> Result<&str, Failure> {
+        let mut found: Vec<&str> = self.sections.iter().map(|(id, _)| id.as_str()).filter(|id| *id == name).collect();
+        if found.is_empty() {
+            let labelled = self.sections.iter().filter(|(_, label)| label.eq_ignore_ascii_case(name));
+            found = labelled.map(|(id, _)| id.as_str()).collect();
+        }
+        match found[..] {
+            [id] => Ok(id),
+            [] => Err(Failure::Missing(format!("the item `{}` ({}) has no section `{name}`", self.title, self.id))),
+            _ => Err(self.ambiguous("sections", name, found.into_iter())),
+        }
+    }
+
+    fn ambiguous<'a>(&self, what: &str, name: &str, ids: impl Iterator<Item = &'a str>) -> Failure {
+        let ids = ids.collect::<Vec<_>>().join(", ");
+        let (title, id) = (&self.title, &self.id);
+        Failure::Ambiguous(format!("the item `{title}` ({id}) has several {what} `{name}`, with the ids {ids}"))
+    }
+}
