@@ -5,9 +5,11 @@
 //! * With `--json` (or `OPSCTL_JSON`) every failure gives one JSON document on stdout, also when the command line itself
 //!   could not be understood.
 //! * A command that already wrote its document and then fails adds no second one.
+//! * A panic is a failure like any other, and tells no secret either.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches, ValueEnum as _};
@@ -18,6 +20,7 @@ pub use crate::config::GlobalArgs;
 use crate::config::{self, Environment, Settings, env};
 use crate::error::{Context as _, Error, Result};
 use crate::exit::ExitCode;
+use crate::secret;
 use crate::ui::{self, ColorChoice, Output};
 
 /// Gives every flag of the command tree its `OPSCTL_…` variable.
@@ -34,30 +37,51 @@ where
     C: CommandFactory + FromArgMatches,
     F: FnOnce(C, &Settings, &mut Output) -> Result<ExitCode>,
 {
+    ui::report_panics();
     let args: Vec<OsString> = args.into_iter().collect();
     let environment = Environment::process();
     let style = Style::of(&args, &environment);
     let mut output = Output::stdout(style.json);
-    let command = env::augment(C::command(), &environment);
-    let unknown = env::unknown_variables(&command, &environment);
+    let attempt = AssertUnwindSafe(|| attempt(args, &environment, style, &mut output, body));
+    let code = catch_unwind(attempt).unwrap_or_else(|_| after_panic(style, &mut output));
+    // Nothing is said any more.
+    secret::forget();
+    code
+}
+
+fn attempt<C, F>(args: Vec<OsString>, environment: &Environment, style: Style, output: &mut Output, body: F) -> ExitCode
+where
+    C: CommandFactory + FromArgMatches,
+    F: FnOnce(C, &Settings, &mut Output) -> Result<ExitCode>,
+{
+    let command = env::augment(C::command(), environment);
+    let unknown = env::unknown_variables(&command, environment);
     let (cli, matches) = match parse::<C>(command, args) {
         Ok(parsed) => parsed,
-        Err(error) => return render_clap_error(&error, style, &mut output),
+        Err(error) => return render_clap_error(&error, style, output),
     };
-    let settings = match Settings::resolve(&matches, &environment) {
+    let settings = match Settings::resolve(&matches, environment) {
         Ok(settings) => settings,
-        Err(error) => return render_error(&error, style, &mut output),
+        Err(error) => return render_error(&error, style, output),
     };
     init_logging(&settings);
     for (name, near) in unknown {
         let hint = near.map(|near| format!(", did you mean {near}?")).unwrap_or_default();
         ui::warn(format!("the variable {name} is set, but nothing reads it{hint}"));
     }
-    let mut output = Output::stdout(settings.json.value);
-    match body(cli, &settings, &mut output) {
+    *output = Output::stdout(settings.json.value);
+    match body(cli, &settings, output) {
         Ok(code) => code,
-        Err(error) => render_error(&error, Style { json: settings.json.value, ..style }, &mut output),
+        Err(error) => render_error(&error, Style { json: settings.json.value, ..style }, output),
     }
+}
+
+/// What is left to do after a panic in this thread, of which stderr has been told.
+fn after_panic(style: Style, output: &mut Output) -> ExitCode {
+    let error =
+        Error::new(ExitCode::Failed, "opsctl has a bug, and stopped").hint("stderr says where; please report it");
+    write_error_document(ErrorBody::of(&error), Style { json: output.is_json(), ..style }, output);
+    error.code()
 }
 
 fn parse<C: FromArgMatches>(mut command: Command, args: Vec<OsString>) -> Result<(C, ArgMatches), clap::Error> {

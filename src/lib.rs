@@ -14,6 +14,7 @@ pub mod error;
 pub mod exit;
 pub mod filter;
 pub mod finding;
+pub mod hardening;
 pub mod progress;
 pub mod providers;
 pub mod repository;
@@ -24,6 +25,7 @@ pub mod state;
 pub mod time;
 pub mod ui;
 pub mod verify;
+pub mod wiping;
 
 pub use error::{Context, Error, Result};
 pub use exit::ExitCode;

@@ -2,7 +2,11 @@
 
 use std::process::ExitCode;
 
+use opsctl::wiping::Wiping;
 use opsctl::{allocator, cli, commands};
+
+#[global_allocator]
+static ALLOCATOR: Wiping = Wiping;
 
 fn main() -> ExitCode {
     allocator::keep_small();

@@ -6,17 +6,21 @@
 //! Invariants:
 //! * `Debug` shows nothing of a value, and there is no `Display` and no `Serialize`: who needs the text says
 //!   [`Secret::expose`].
-//! * What is [hidden](Secret::hidden) is blanked out of everything that this program prints, until its last owner goes.
+//! * What is [hidden](Secret::hidden) is blanked out of everything that this program prints, until it [forgets](forget)
+//!   at its end.
+
+mod hidden;
+mod views;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use secrecy::SecretString;
 use serde::de::{Deserialize, Deserializer, Visitor};
 use zeroize::Zeroizing;
 
-/// Shorter values cannot be told from ordinary words, and are not blanked out.
-const SHORTEST: usize = 4;
+use crate::hardening;
+pub use hidden::{blank, forget, is_any};
 
 /// A secret value. Cloning it shares it.
 #[derive(Clone)]
@@ -26,7 +30,9 @@ impl Secret {
     /// Copies a text, and nothing but it: no buffer of it is left that is larger.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        Self(Arc::new(Zeroizing::new(Box::from(text))))
+        let text: Box<str> = Box::from(text);
+        hardening::lock(text.as_bytes());
+        Self(Arc::new(Zeroizing::new(text)))
     }
 
     /// The value itself.
@@ -35,20 +41,14 @@ impl Secret {
         &self.0
     }
 
-    /// The same value, blanked out of all output from now on.
+    /// The same value, blanked out of all output from now on: as it is, and in each form that it is sent or shown in.
+    /// Values of less than four bytes cannot be told from ordinary words.
     #[must_use]
     pub fn hidden(self) -> Self {
-        if self.0.len() >= SHORTEST {
-            let mut hidden = HIDDEN.lock().unwrap_or_else(PoisonError::into_inner);
-            hidden.retain(|value| value.strong_count() > 0);
-            hidden.push(Arc::downgrade(&self.0));
-        }
+        hidden::add(self.expose());
         self
     }
 }
-
-/// Every value that is blanked out.
-static HIDDEN: Mutex<Vec<Weak<Zeroizing<Box<str>>>>> = Mutex::new(Vec::new());
 
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {

@@ -40,6 +40,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cancel::{Cancel, LAST_RESORT};
 use crate::config::{Environment, GlobalArgs, Settings};
+use crate::hardening;
 use crate::progress::Progress;
 use crate::providers::store::{Location, ProcessEnv, Store};
 use crate::ui::{Bar, Output};
@@ -147,6 +148,8 @@ impl<'a> Session<'a> {
     /// Starts the network runtime and begins to listen for SIGINT and SIGTERM.
     fn start(settings: &'a Settings) -> Result<Self> {
         set_limits();
+        // Keys must not end up in one.
+        hardening::no_core_dumps();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let cancel = Cancel::default();
         let (mut interrupt, mut terminate) = {
@@ -196,14 +199,11 @@ impl Progress for Bar {
 }
 
 /// Deep trees and files that arrive in pieces keep many descriptors open, and the soft limit is often 1,024.
-/// Keys must not end up in a core dump.
 fn set_limits() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let files = getrlimit(Resource::Nofile);
     // Without more descriptors everything still works, only large cases fail, and then say so.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum });
-    // Lowering a limit is always allowed.
-    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
 }
 
 /// The JSON Schema of every document that `--json` gives, by the name of its command.

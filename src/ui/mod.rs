@@ -2,7 +2,8 @@
 //!
 //! Why one place: stdout carries the result and nothing else (a table for people, or exactly one JSON document for
 //! machines), stderr carries progress, warnings and logs. Both may show text that an attacker chose (file names, answers
-//! of servers), so both escape control characters, and both blank out secret keys that a person typed in the wrong place.
+//! of servers), so both escape control characters, and both blank out hidden values and secret keys that a person typed in the
+//! wrong place.
 //!
 //! Invariants:
 //! * A reader that closes stdout early ends the output quietly, it is no failure.
@@ -11,6 +12,7 @@
 
 mod log;
 mod output;
+mod panic;
 mod progress;
 mod table;
 mod text;
@@ -20,6 +22,7 @@ use std::sync::OnceLock;
 
 pub use log::{LogFormat, init_logging};
 pub use output::{ColorChoice, Output};
+pub use panic::report_panics;
 pub use progress::{Bar, Progress};
 pub use table::Table;
 pub use text::{bytes, count, display_path, duration, escape, redact, shell_word};

@@ -1,6 +1,9 @@
 //! Standard output: the result of a command, as text or as one JSON document. A long list in a document is written
 //! while it is made ([`Output::begin_list`]), so that it never has to be in memory.
+//!
+//! Invariant: no hidden value is written, and a document without one is still a document.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
 
@@ -8,6 +11,7 @@ use serde::Serialize;
 
 use super::text::{escape, reorders};
 use crate::error::{Context as _, Error, Result};
+use crate::secret::{self, blank};
 
 /// When to use colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -101,8 +105,9 @@ impl Output {
         if self.json || text.is_empty() {
             return Ok(());
         }
+        let text = blank(text);
         let lines: Vec<String> = text.trim_end_matches('\n').split('\n').map(escape).collect();
-        self.raw(format!("{}\n", lines.join("\n")).as_bytes())
+        self.write(format!("{}\n", lines.join("\n")).as_bytes())
     }
 
     /// Writes the one JSON document; in text mode nothing.
@@ -113,7 +118,7 @@ impl Output {
         let mut text = pretty(document)?;
         text.push('\n');
         self.documents += 1;
-        self.raw(text.as_bytes())
+        self.write(text.as_bytes())
     }
 
     /// Begins the one JSON document with the members of `head` and then a list; in text mode nothing. Then come
@@ -136,16 +141,16 @@ impl Output {
         if !self.json || self.closed {
             return Ok(());
         }
-        let item = serde_json::to_string(item).map_err(not_json)?;
+        let item = serde_json::to_string(item).map(safe).map_err(not_json)?;
         let (buffer, has_items) = &mut self.list;
         buffer.extend_from_slice(if *has_items { b",\n    " } else { b"\n    " });
-        buffer.extend_from_slice(shown_safely(item).as_bytes());
+        buffer.extend_from_slice(item.as_bytes());
         *has_items = true;
         if buffer.len() < WRITE_AT {
             return Ok(());
         }
         let piece = std::mem::take(buffer);
-        self.raw(&piece)
+        self.write(&piece)
     }
 
     /// Ends list and document with the members of `tail`; in text mode nothing.
@@ -160,7 +165,7 @@ impl Output {
         text.extend_from_slice(if members == "}" { b"\n" } else { b"," });
         text.extend_from_slice(members.as_bytes());
         text.push(b'\n');
-        self.raw(&text)
+        self.write(&text)
     }
 
     /// Whether the reader went away: nothing that is written from now on reaches anybody.
@@ -169,8 +174,16 @@ impl Output {
         self.closed
     }
 
-    /// Writes bytes as they are, whatever the mode: completion scripts, manual pages, help.
+    /// Writes text as it is but for hidden values, whatever the mode: completion scripts, manual pages, help, lists of
+    /// escaped lines. What is no text is a bug of the caller, and shown as such.
     pub fn raw(&mut self, bytes: &[u8]) -> Result<()> {
+        if secret::is_any() {
+            return self.write(blank(&String::from_utf8_lossy(bytes)).as_bytes());
+        }
+        self.write(bytes)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
         if self.closed {
             return Ok(());
         }
@@ -185,11 +198,44 @@ impl Output {
 }
 
 fn pretty<T: Serialize + ?Sized>(document: &T) -> Result<String> {
-    serde_json::to_string_pretty(document).map(shown_safely).map_err(not_json)
+    serde_json::to_string_pretty(document).map(safe).map_err(not_json)
 }
 
 fn not_json(error: serde_json::Error) -> Error {
     Error::new(crate::ExitCode::Failed, "making the JSON document").because(error)
+}
+
+/// The same JSON, safe to show.
+fn safe(json: String) -> String {
+    shown_safely(if secret::is_any() { blanked(&json, blank) } else { json })
+}
+
+/// The same JSON without hidden values in its texts, and so still JSON: as a whole it could lose a quote or a number to a
+/// value that looks like one.
+fn blanked(json: &str, blank: impl Fn(&str) -> Cow<'_, str>) -> String {
+    let mut shown = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some((before, text)) = rest.split_once('"') {
+        let mut is_escaped = false;
+        let end = text.find(|c| {
+            let is_end = c == '"' && !is_escaped;
+            is_escaped = c == '\\' && !is_escaped;
+            is_end
+        });
+        let (inside, after) = text.split_at(end.unwrap_or(text.len()));
+        rest = after.strip_prefix('"').unwrap_or_default();
+        shown.push_str(before);
+        // The names of our own members are no secrets, whatever somebody has for a password.
+        let is_our_name = rest.starts_with(':') && inside.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        let whole = format!("\"{inside}\"");
+        let read: Option<String> = serde_json::from_str(&whole).ok().filter(|_| !is_our_name);
+        match read.as_deref().map(&blank) {
+            Some(Cow::Owned(safe)) => shown.push_str(&serde_json::Value::String(safe).to_string()),
+            _ => shown.push_str(&whole),
+        }
+    }
+    shown.push_str(rest);
+    shown
 }
 
 /// The same JSON without what a terminal would obey: `serde_json` writes DEL, the C1 controls and what reorders a line as
@@ -315,6 +361,28 @@ pub(crate) mod tests {
         Output::to(Box::new(sink.clone()), true).document(&text).unwrap();
         assert_eq!(sink.text(), "\"a\\u007f\\u009b31m\\u0080\\u001bé\\u202e\"\n");
         assert_eq!(serde_json::from_str::<String>(&sink.text()).unwrap(), text);
+    }
+
+    #[test]
+    fn a_document_loses_hidden_values_and_nothing_else() {
+        const VALUE: &str = "Doc\"4711\\nQ,é";
+        // Two that look like pieces of a document, one that begins in the middle of an escape, and one like a name of ours.
+        fn blank(text: &str) -> Cow<'_, str> {
+            let values = [VALUE, "\",\"list\":[1234567", "1234567", "nDoc", "a_member"];
+            Cow::Owned(values.iter().fold(text.to_owned(), |text, value| text.replace(value, "…")))
+        }
+        let document = serde_json::json!({
+            "a": format!("is {VALUE}!"), "number": 1_234_567, "list": ["", "1234567", "\nDoc", "\\", "\\nDoc"],
+            format!("key {VALUE}"): {"b": [true, null, 1.5, "x\u{9b}"]}, "a_member": "a_member",
+        });
+        let want = serde_json::json!({
+            "a": "is …!", "number": 1_234_567, "list": ["", "…", "\nDoc", "\\", "\\…"],
+            "key …": {"b": [true, null, 1.5, "x\u{9b}"]}, "a_member": "…",
+        });
+        for json in [document.to_string(), serde_json::to_string_pretty(&document).unwrap()] {
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&blanked(&json, blank)).unwrap(), want);
+            assert_eq!(blanked(&json, |text| Cow::Borrowed(text)), json);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::log::PROGRESS_TARGET;
-use super::text::{bytes, duration, escape};
+use super::text::{bytes, duration, escape, redact};
 
 const LINE_EVERY: Duration = Duration::from_secs(30);
 /// Stands for "no total known"; no volume has this many bytes.
@@ -55,7 +55,7 @@ impl Progress {
     #[must_use]
     pub fn start(&self, what: &str, total_bytes: Option<u64>) -> Bar {
         let state = Arc::new(State {
-            what: escape(what),
+            what: escape(&redact(what)),
             done: AtomicU64::new(0),
             total: AtomicU64::new(UNKNOWN),
             note: Mutex::default(),
@@ -129,7 +129,7 @@ impl Bar {
 
     /// Shows what is being done now, such as `uploading`. Names of files go through [`super::display_path`] first.
     pub fn note(&self, note: &str) {
-        let note = escape(note);
+        let note = escape(&redact(note));
         if let Some(bar) = &self.0.bar {
             bar.set_message(note.clone());
         }

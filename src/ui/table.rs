@@ -4,6 +4,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement};
 
 use super::text::escape;
+use crate::secret::blank;
 
 /// A table under construction. Every cell is escaped, so that no file name can write to the terminal.
 #[derive(Debug)]
@@ -27,9 +28,9 @@ impl Table {
         self
     }
 
-    /// Adds a row.
+    /// Adds a row. Hidden values are blanked out before a cell is wrapped.
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.map(|cell| escape(&cell)).to_vec());
+        self.rows.push(cells.map(|cell| escape(&blank(&cell))).to_vec());
     }
 
     /// Whether there is no row.

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::secret;
+
 /// A size for people, in binary units: `0 B`, `1023 B`, `1.2 MiB`.
 #[must_use]
 pub fn bytes(size: u64) -> String {
@@ -106,9 +108,14 @@ pub(super) const fn reorders(character: char) -> bool {
     matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// Blanks out secret keys. The last net: a person may paste an identity where a path belongs, and a message repeats it.
+/// Blanks out secrets: every [hidden](crate::secret::Secret::hidden) value, and whatever is a secret key by its beginning.
+/// The last net: a person may paste an identity where a path belongs, or a server repeat what it was sent.
 #[must_use]
 pub fn redact(text: &str) -> String {
+    blank_keys(&secret::blank(text))
+}
+
+fn blank_keys(text: &str) -> String {
     const PREFIXES: [&str; 3] = ["AGE-SECRET-KEY-", "RWRTY0Iy", "RWQAAEIy"];
     // Upper-casing keeps ASCII offsets, so places found there are places in the text.
     let upper = text.to_ascii_uppercase();
