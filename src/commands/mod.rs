@@ -25,6 +25,7 @@ mod restore_in_place;
 mod restore_report;
 mod rollback;
 mod same_options;
+mod secrets;
 mod show;
 mod snapshot;
 mod snapshot_facts;
@@ -53,7 +54,7 @@ use crate::{ExitCode, Result};
 #[derive(Parser, Debug)]
 #[command(name = "opsctl", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 incomplete, 4 integrity, \
-                        5 verification failed, 10 not found, 11 busy, \
+                        5 verification failed, 6 changes pending, 10 not found, 11 busy, \
                         12 key or credential refused, 13 rate-limited, 14 no space, 130 interrupted")]
 pub struct Cli {
     /// Flags of every command.
@@ -90,6 +91,8 @@ pub enum Command {
     #[allow(missing_docs, reason = "the Args struct has the help")]
     Verify(Box<verify::VerifyArgs>),
     #[allow(missing_docs, reason = "the Args struct has the help")]
+    Secrets(Box<secrets::SecretsArgs>),
+    #[allow(missing_docs, reason = "the Args struct has the help")]
     Keys(keys::KeysArgs),
     #[allow(missing_docs, reason = "the Args struct has the help")]
     Profile(profile::ProfileArgs),
@@ -118,6 +121,7 @@ pub fn dispatch(cli: Cli, settings: &Settings, out: &mut Output) -> Result<ExitC
         Command::Check(args) => check::run(&args, &Session::start(settings)?, out),
         Command::Doctor(args) => doctor::run(&args, &Session::start(settings)?, out),
         Command::Verify(args) => verify::run(&args, &Session::start(settings)?, out),
+        Command::Secrets(args) => secrets::run(&args, &Session::start(settings)?, out),
         Command::Keys(args) => keys::run(&args, &Session::start(settings)?, out),
         Command::Profile(args) => profile::run(&args, settings, out),
         Command::Config(args) => config::run(&args, settings, out),
@@ -226,6 +230,12 @@ pub fn schemas() -> Vec<(&'static str, schemars::Schema)> {
         ("restore-dry-run", schema_for!(restore_report::RestorePlanReport)),
         ("restore-unwell", schema_for!(restore_report::UnwellReport)),
         ("rollback", schema_for!(rollback::RollbackReport)),
+        ("secrets-import", schema_for!(secrets::ImportReport)),
+        ("secrets-init", schema_for!(secrets::InitReport)),
+        ("secrets-plan", schema_for!(secrets::PlanReport)),
+        ("secrets-rotate", schema_for!(secrets::RotateReport)),
+        ("secrets-sync", schema_for!(secrets::SyncReport)),
+        ("secrets-verify", schema_for!(crate::secrets::verify::Report)),
         ("show", schema_for!(crate::repository::rows::ShowDocument)),
         ("snapshot", schema_for!(snapshot::SnapshotReport)),
         ("snapshot-dry-run", schema_for!(snapshot::SnapshotPlan)),

@@ -14,6 +14,7 @@ pub mod deploy;
 pub mod fingerprint;
 pub mod generate;
 pub mod plan;
+pub mod propose;
 pub mod record;
 pub mod resolve;
 pub mod rotate;

@@ -12,8 +12,7 @@ use jiff::Timestamp;
 use super::value;
 use crate::config::Environment;
 use crate::config::secrets::{Service, Source, Target};
-use crate::providers::onepassword::reference::{Reference, is_id};
-use crate::providers::onepassword::{Item, Listed, OnePassword};
+use crate::providers::onepassword::{Item, Listed, OnePassword, Reference, is_id};
 use crate::secret::Secret;
 use crate::{Error, ExitCode, Result};
 

@@ -109,12 +109,26 @@ pub struct Turn {
     pub is_back: bool,
 }
 
-/// What there is to do for each source. With `rollback`, what is open is put back.
+impl Turn {
+    /// The way back; `None` where there was no old value.
+    #[must_use]
+    pub fn reversed(&self) -> Option<Self> {
+        let old = self.old.clone()?;
+        Some(Self { new: Some(old), old: self.new.clone(), is_back: true, ..self.clone() })
+    }
+}
+
+/// What there is to do for each source. With `rollback`, what is open is put back, and if anything is, nothing else is done.
 ///
 /// # Errors
 /// When a source has no field.
 pub fn turns(work: &Work<'_>, selection: &Selection, rollback: bool) -> Result<Vec<Turn>> {
-    selection.sources.keys().map(|source| turn(work, selection, source, rollback)).collect()
+    let turns = selection.sources.keys().map(|source| turn(work, selection, source, rollback));
+    let mut turns = turns.collect::<Result<Vec<Turn>>>()?;
+    if rollback && turns.iter().any(|turn| turn.is_open) {
+        turns.retain(|turn| turn.is_open);
+    }
+    Ok(turns)
 }
 
 fn turn(work: &Work<'_>, selection: &Selection, source: &Source, rollback: bool) -> Result<Turn> {

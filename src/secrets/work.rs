@@ -124,6 +124,15 @@ impl<'a> Work<'a> {
         Plan::new(self.target, &self.services, &known)
     }
 
+    /// Reads anew what Railway has.
+    ///
+    /// # Errors
+    /// What Railway refuses.
+    pub async fn reread(&mut self) -> Result<()> {
+        (self.state, self.values) = read(&self.railway, self.target, &self.services).await?;
+        Ok(())
+    }
+
     pub(super) const fn known<'k>(&'k self, record: &'k RecordFile, prune: bool) -> Known<'k> {
         Known {
             resolved: &self.resolved,
@@ -157,7 +166,8 @@ impl<'a> Work<'a> {
     }
 
     /// The value of a variable of a service.
-    pub(super) fn value(&self, mapping: &Mapping) -> Option<&Value> {
+    #[must_use]
+    pub fn value(&self, mapping: &Mapping) -> Option<&Value> {
         self.resolved.values.get(&mapping.source)
     }
 }

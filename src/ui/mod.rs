@@ -62,14 +62,26 @@ pub fn say(message: impl AsRef<str>) {
 
 /// Asks on the terminal whether to go on; anything but yes is no. `None` if there is no terminal to ask on.
 pub fn ask(question: &str) -> Option<bool> {
+    let answer = answer(&format!("{} [y/N] ", escape(&redact(question))))?;
+    Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
+/// Asks for a word on the terminal. `None` if there is no terminal to ask on.
+pub fn ask_for(question: &str) -> Option<String> {
+    let answer = answer(&format!("{} ", escape(&redact(question))))?;
+    Some(answer.trim().to_owned())
+}
+
+/// What is typed on the terminal, if there is one; nothing if it cannot be read.
+fn answer(prompt: &str) -> Option<String> {
     use std::io::{BufRead as _, IsTerminal as _};
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return None;
     }
-    write_stderr(format!("{} [y/N] ", escape(&redact(question))).as_bytes());
+    write_stderr(prompt.as_bytes());
     let mut answer = String::new();
-    let read = std::io::stdin().lock().read_line(&mut answer);
-    Some(read.is_ok() && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+    let _ = std::io::stdin().lock().read_line(&mut answer);
+    Some(answer)
 }
 
 /// Writes the rendered form of an error to stderr. Only the command line's outermost layer calls this.

@@ -117,6 +117,12 @@ impl Tokens {
     }
 }
 
+impl FromIterator<(String, SecretString)> for Tokens {
+    fn from_iter<I: IntoIterator<Item = (String, SecretString)>>(tokens: I) -> Self {
+        Self(tokens.into_iter().collect())
+    }
+}
+
 /// Why there is no token: how to give it.
 #[derive(Clone, Debug)]
 pub(super) struct Missing(pub(super) String);

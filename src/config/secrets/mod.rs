@@ -13,7 +13,7 @@ use std::fmt;
 use serde::Deserialize;
 
 use super::parse_source;
-use crate::providers::onepassword::reference::{Reference, is_id};
+use crate::providers::onepassword::{Reference, is_id};
 use crate::{Error, Result, ui};
 pub(super) use table::SecretsTable;
 use table::{Entry, EntryTable, GenerateTable, ServiceTable, TargetTable};
