@@ -64,11 +64,11 @@ pub(super) fn run(args: &DoctorArgs, session: &Session<'_>, out: &mut Output) ->
     let max_age = args.max_age.as_deref().map(parse_duration).transpose()?;
     let service = only_service(&settings.profile.value)?;
     // What is wrong with a key is a finding. That it cannot be read at all, too.
-    let signing_key = settings
-        .read_signing_key(&session.environment)
+    let signing_key = session
+        .signing_key()
         .and_then(|text| text.map(|text| SigningKey::parse(&text).map_err(Error::from)).transpose());
-    let identities = settings
-        .read_identity(&session.environment)
+    let identities = session
+        .identity()
         .and_then(|text| text.map(|text| Identities::parse(&text).map_err(Error::from)).transpose());
     let pins = settings.trusted_signers.value.iter().map(|pin| Ok(pin.parse()?)).collect::<Result<_>>();
     let report = doctor::examine(

@@ -153,7 +153,7 @@ fn signing_key(args: &InitArgs, session: &Session<'_>) -> Result<(SigningKey, Op
         let (key, text) = SigningKey::generate()?;
         return Ok((key, Some(text)));
     }
-    match session.settings.read_signing_key(&session.environment)? {
+    match session.signing_key()? {
         Some(text) => Ok((SigningKey::parse(&text)?, None)),
         None => {
             Err(Error::usage("no signing key").hint("give --new-signing-key FILE to make one, or --signing-key FILE"))

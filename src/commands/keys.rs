@@ -156,7 +156,7 @@ fn amend(
     out: &mut Output,
     change: impl FnOnce(&mut Keys) -> Result<()>,
 ) -> Result<ExitCode> {
-    let secret = session.settings.read_signing_key(&session.environment)?;
+    let secret = session.signing_key()?;
     let secret =
         secret.ok_or_else(|| Error::usage("a change of keys must be signed").hint("give --signing-key FILE"))?;
     let signing_key = SigningKey::parse(&secret)?;

@@ -36,16 +36,20 @@ mod verify;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use secrecy::SecretString;
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cancel::{Cancel, LAST_RESORT};
+use crate::config::profile::Service;
 use crate::config::{Environment, GlobalArgs, Settings};
-use crate::hardening;
 use crate::progress::Progress;
+use crate::providers::onepassword::Reference;
 use crate::providers::store::{Location, ProcessEnv, Store};
+use crate::secrets::resolve;
 use crate::ui::{Bar, Output};
-use crate::{ExitCode, Result};
+use crate::verify::{TokenFiles, Tokens};
+use crate::{ExitCode, Result, hardening};
 
 /// Keeps a hosted service recoverable: encrypted snapshots, restore, checks
 ///
@@ -180,6 +184,30 @@ impl<'a> Session<'a> {
     /// The store that the settings name.
     fn store(&self) -> Result<Store> {
         Ok(Store::open(&Location::parse(self.settings.store_url()?)?, &ProcessEnv)?)
+    }
+
+    /// The age identity, if one is named. Call once: standard input and descriptors give it once only.
+    fn identity(&self) -> Result<Option<SecretString>> {
+        self.settings.read_identity(&self.environment, &|reference| self.fetch(reference))
+    }
+
+    /// The signing key, if one is named. Call once: standard input and descriptors give it once only.
+    fn signing_key(&self) -> Result<Option<SecretString>> {
+        self.settings.read_signing_key(&self.environment, &|reference| self.fetch(reference))
+    }
+
+    /// The tokens of a service: see [`Tokens::read`].
+    fn tokens(&self, service: &Service, files: &TokenFiles, stdin_is_taken: bool) -> Result<Tokens> {
+        let fetch = |reference: &Reference| self.fetch(reference);
+        Tokens::read(service, files, &self.environment, &fetch, stdin_is_taken)
+    }
+
+    /// The value of a field in 1Password, into memory that is kept to this process.
+    fn fetch(&self, reference: &Reference) -> Result<SecretString> {
+        hardening::protect();
+        let secrets = self.settings.secrets()?;
+        let fetch = resolve::fetch(reference, secrets.as_ref(), &self.environment, &self.cancel);
+        Ok(SecretString::from(&self.block(fetch)?))
     }
 
     /// Runs network work until it is done or the command is stopped.

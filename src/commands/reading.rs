@@ -35,7 +35,7 @@ impl Reading {
 
     /// As [`Reading::open`], believing `own` signers too.
     pub(super) fn open_as(session: &Session<'_>, trust: &TrustArgs, purpose: Purpose, own: &[Signer]) -> Result<Self> {
-        let identity = session.settings.read_identity(&session.environment)?;
+        let identity = session.identity()?;
         let identities = identity.map(|text| Identities::parse(&text)).transpose()?;
         let pinned = session.settings.trusted_signers.value.iter().chain(identities.iter().flat_map(|ids| ids.pins()));
         let options = TrustOptions {

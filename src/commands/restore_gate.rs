@@ -44,7 +44,7 @@ impl<'a> Question<'a> {
         Ok(Some(Self {
             address,
             service,
-            tokens: Tokens::read(service, &TokenFiles::new(None, None, &args.token_file)?, &session.environment, true)?,
+            tokens: session.tokens(service, &TokenFiles::new(None, None, &args.token_file)?, true)?,
             against: None,
             is_part: false,
             timeout: Duration::from_secs(args.verify_timeout),

@@ -23,6 +23,7 @@ pub(super) fn same_options(args: &RestoreArgs, settings: &Settings) -> String {
     let file = |source: &Option<KeySource>| match source.as_ref()? {
         KeySource::File(path) => Some(path.display().to_string()),
         KeySource::Stdin => Some("-".to_owned()),
+        KeySource::Reference(reference) => Some(reference.to_string()),
         KeySource::Variable(_) => None,
     };
     add("--identity", flagged(&settings.identity, file));

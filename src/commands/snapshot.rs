@@ -165,7 +165,7 @@ pub(super) fn run(args: &SnapshotArgs, session: &Session<'_>, out: &mut Output) 
     let profile = &settings.profile.value;
     let (root, volume) = profile.place(args.dir.as_deref())?;
     refuse_unfinished(&root)?.iter().for_each(ui::warn);
-    let secret = settings.read_signing_key(&session.environment)?;
+    let secret = session.signing_key()?;
     let secret = secret.ok_or_else(|| {
         Error::usage("no signing key")
             .hint("give --signing-key FILE, or set OPSCTL_SIGNING_KEY; `opsctl init` makes one")

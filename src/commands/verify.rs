@@ -12,7 +12,7 @@ use crate::config::KeySource;
 use crate::finding::{Finding, Status};
 use crate::repository::{Purpose, Snapshot, Which};
 use crate::ui::Output;
-use crate::verify::{self, Address, Against, Report, Request, TokenFiles, Tokens};
+use crate::verify::{self, Address, Against, Report, Request, TokenFiles};
 use crate::{ExitCode, Result};
 
 /// Check that a running service works, with the data that it should have
@@ -75,7 +75,7 @@ pub(super) fn run(args: &VerifyArgs, session: &Session<'_>, out: &mut Output) ->
     let service = verify::service(&session.settings.profile.value)?;
     let files = TokenFiles::new(args.client_token_file.as_deref(), args.host_token_file.as_deref(), &args.token_file)?;
     let stdin_is_taken = args.against.is_some() && session.settings.identity.value == Some(KeySource::Stdin);
-    let tokens = Tokens::read(service, &files, &session.environment, stdin_is_taken)?;
+    let tokens = session.tokens(service, &files, stdin_is_taken)?;
     let against = args.against.as_ref().map(|which| against(args, session, which)).transpose()?;
     let request = Request {
         address: &address,

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::env::nearest;
+use super::keys::is_reference;
 use super::secrets::SecretsTable;
 use crate::error::{Error, Result};
 
@@ -103,9 +104,9 @@ pub fn read_text(path: &Path) -> io::Result<String> {
     if read as u64 > MAX { Err(io::Error::from(io::ErrorKind::FileTooLarge)) } else { Ok(text) }
 }
 
-/// A path of the file as seen from the working directory; `-` (standard input) stays.
+/// A path of the file as seen from the working directory; `-` (standard input) and a reference stay.
 fn below(folder: &Path, value: String) -> String {
-    if value == "-" || folder.as_os_str().is_empty() {
+    if value == "-" || is_reference(&value) || folder.as_os_str().is_empty() {
         return value;
     }
     // Both parts were UTF-8 or the value is kept as it is; a lossy path would name another file.

@@ -13,7 +13,8 @@ use zeroize::Zeroizing;
 
 use super::env::Environment;
 use crate::ExitCode;
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
+use crate::providers::onepassword::Reference;
 use crate::ui;
 
 /// A larger file is refused unread.
@@ -28,7 +29,12 @@ pub enum KeySource {
     File(PathBuf),
     /// Standard input.
     Stdin,
+    /// A field in 1Password.
+    Reference(Reference),
 }
+
+/// Reads a field of 1Password into memory.
+pub type Fetch<'f> = &'f dyn Fn(&Reference) -> Result<SecretString>;
 
 impl KeySource {
     /// The source that a `FILE` value stands for. A key pasted in place of a path is refused, and not repeated.
@@ -38,12 +44,16 @@ impl KeySource {
             return Err(Error::usage(format!("the {what} itself stands where a file is expected"))
                 .hint("that key is now in the list of processes and perhaps in a shell history: replace it"));
         }
+        if is_reference(&text) {
+            return Ok(Self::Reference(Reference::parse(&text)?.to_value()?));
+        }
         Ok(if text == "-" { Self::Stdin } else { Self::File(path) })
     }
 
     /// Reads the key. Standard input and descriptors can be read only once.
-    pub fn read(&self, environment: &Environment, what: &str) -> Result<SecretString> {
+    pub fn read(&self, environment: &Environment, fetch: Fetch<'_>, what: &str) -> Result<SecretString> {
         match self {
+            Self::Reference(reference) => fetch(reference).context(|| format!("the {what}")),
             Self::Variable(name) => environment
                 .secret(name)?
                 .ok_or_else(|| Error::usage(format!("the {what} is missing: the variable {name} is not set"))),
@@ -56,6 +66,12 @@ impl KeySource {
             Self::Stdin => read_limited(io::stdin().lock(), what, "standard input"),
         }
     }
+}
+
+/// Whether a text in the place of a path is a reference to 1Password.
+#[must_use]
+pub(crate) fn is_reference(text: &str) -> bool {
+    text.starts_with("op://")
 }
 
 /// Reads a file of public keys, one a line.
@@ -119,6 +135,10 @@ mod tests {
 
     use super::*;
 
+    fn nobody(_: &Reference) -> Result<SecretString> {
+        panic!("nothing refers to 1Password here")
+    }
+
     fn file(content: &[u8]) -> (tempfile::TempDir, KeySource) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
@@ -131,9 +151,9 @@ mod tests {
     fn a_key_is_read_from_a_file_and_from_a_variable() {
         let environment = Environment::fixed([("OPSCTL_IDENTITY", "value")]);
         let (_folder, source) = file(b"AGE-SECRET-KEY-1X\n");
-        assert_eq!(source.read(&environment, "identity").unwrap().expose_secret(), "AGE-SECRET-KEY-1X\n");
+        assert_eq!(source.read(&environment, &nobody, "identity").unwrap().expose_secret(), "AGE-SECRET-KEY-1X\n");
         let source = KeySource::Variable("OPSCTL_IDENTITY");
-        assert_eq!(source.read(&environment, "identity").unwrap().expose_secret(), "value");
+        assert_eq!(source.read(&environment, &nobody, "identity").unwrap().expose_secret(), "value");
     }
 
     #[test]
@@ -144,12 +164,12 @@ mod tests {
             (b" \n".to_vec(), "is empty"),
         ] {
             let (_folder, source) = file(&content);
-            let error = source.read(&Environment::fixed([]), "identity").unwrap_err();
+            let error = source.read(&Environment::fixed([]), &nobody, "identity").unwrap_err();
             assert!(error.full_message().contains(why), "{error}");
             assert!(!format!("{error:?}").contains("SECRET"));
         }
         let (_folder, source) = file(&vec![b'A'; MAX_KEY_FILE]);
-        assert!(source.read(&Environment::fixed([]), "identity").is_ok(), "exactly 1 MiB");
+        assert!(source.read(&Environment::fixed([]), &nobody, "identity").is_ok(), "exactly 1 MiB");
     }
 
     #[test]
@@ -164,5 +184,20 @@ mod tests {
     fn modes_that_expose_a_key() {
         assert!(exposes(0o100_644) && exposes(0o640) && exposes(0o604));
         assert!(!exposes(0o100_600) && !exposes(0o400) && !exposes(0o611));
+    }
+
+    #[test]
+    fn a_reference_in_place_of_a_path_is_fetched_and_its_failure_says_what_for() {
+        let source = KeySource::from_path("op://vault/item/field".into(), "identity").unwrap();
+        let fetched = |reference: &Reference| Ok(SecretString::from(reference.to_string()));
+        let read = source.read(&Environment::fixed([]), &fetched, "identity").unwrap();
+        assert_eq!(read.expose_secret(), "op://vault/item/field");
+        let fails = |_: &Reference| Err(Error::new(ExitCode::NotFound, "no such item"));
+        let error = source.read(&Environment::fixed([]), &fails, "identity").unwrap_err();
+        assert_eq!((error.code(), error.full_message().as_str()), (ExitCode::NotFound, "the identity: no such item"));
+        for bad in ["op://vault/item", "op://vault/item/field?attribute=otp"] {
+            let error = KeySource::from_path(bad.into(), "identity").unwrap_err();
+            assert_eq!(error.code(), ExitCode::Usage, "{bad}");
+        }
     }
 }

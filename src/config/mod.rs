@@ -28,16 +28,16 @@ use secrecy::SecretString;
 pub use args::GlobalArgs;
 pub use env::Environment;
 pub use file::FILE_KEYS;
-pub use keys::KeySource;
-pub(crate) use keys::read_limited;
+pub use keys::{Fetch, KeySource};
+pub(crate) use keys::{is_reference, read_limited};
 pub(crate) use layers::truthy;
 pub use layers::{Origin, Sourced};
 pub use parse::{parse_size, parse_source};
 pub use profile::Profile;
 pub use rows::{Row, rows, rows_table};
-pub use secrets::Secrets;
+pub use secrets::{Secrets, SecretsTable};
 
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::ui::{ColorChoice, LogFormat};
 
 /// All settings of a run, checked, each with its origin.
@@ -83,8 +83,8 @@ pub struct Settings {
     pub signing_key: Sourced<Option<KeySource>>,
     /// What a snapshot leaves out, and what it may use.
     pub snapshot: SnapshotSettings,
-    /// Which variables of which services get their values from where, if the file says so.
-    pub secrets: Sourced<Option<Secrets>>,
+    /// Which variables of which services get their values from where, as the file says: see [`Settings::secrets()`].
+    pub secrets: Sourced<Option<SecretsTable>>,
 }
 
 /// What a snapshot leaves out, and what it may use.
@@ -128,14 +128,24 @@ impl Settings {
         Ok(crate::time::parse_at(text, now, &self.tz.value)?)
     }
 
+    /// Which variables of which services get their values from where. Checked when it is needed: a file that somebody has not
+    /// filled in yet must not keep the nightly snapshot from being made.
+    ///
+    /// # Errors
+    /// Usage, where the file is wrong about it.
+    pub fn secrets(&self) -> Result<Option<Secrets>> {
+        let secrets = self.secrets.value.as_ref().map(Secrets::new).transpose();
+        secrets.context(|| format!("the configuration ({})", self.secrets.origin))
+    }
+
     /// Reads the age identity, if one is named. Call once: standard input and descriptors give it once only.
-    pub fn read_identity(&self, environment: &Environment) -> Result<Option<SecretString>> {
-        self.identity.value.as_ref().map(|source| source.read(environment, "identity")).transpose()
+    pub fn read_identity(&self, environment: &Environment, fetch: Fetch<'_>) -> Result<Option<SecretString>> {
+        self.identity.value.as_ref().map(|source| source.read(environment, fetch, "identity")).transpose()
     }
 
     /// Reads the signing key, if one is named. Call once: standard input and descriptors give it once only.
-    pub fn read_signing_key(&self, environment: &Environment) -> Result<Option<SecretString>> {
-        self.signing_key.value.as_ref().map(|source| source.read(environment, "signing key")).transpose()
+    pub fn read_signing_key(&self, environment: &Environment, fetch: Fetch<'_>) -> Result<Option<SecretString>> {
+        self.signing_key.value.as_ref().map(|source| source.read(environment, fetch, "signing key")).transpose()
     }
 }
 

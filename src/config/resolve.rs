@@ -13,7 +13,7 @@ use super::parse::{
     check_store, parse_budget, parse_concurrency, parse_memory, parse_run_id, parse_source, parse_word,
 };
 use super::profile::{Profile, is_file};
-use super::secrets::{Secrets, SecretsTable};
+use super::secrets::SecretsTable;
 use super::{Settings, SnapshotSettings};
 use crate::error::{Context as _, Error, Result};
 use crate::ui;
@@ -76,7 +76,7 @@ impl Settings {
             )?,
             trust_store_keys: layers.switch("trust_store_keys", "OPSCTL_TRUST_STORE_KEYS", None)?,
             snapshot: snapshot(&layers, &file)?,
-            secrets: secrets(&layers, file.secrets)?,
+            secrets: secrets(&layers, file.secrets),
             config,
             identity,
             signing_key,
@@ -247,11 +247,8 @@ fn snapshot(layers: &Layers<'_>, file: &FileSettings) -> Result<SnapshotSettings
 }
 
 /// Only the file has them; a mapping does not fit into a variable.
-fn secrets(layers: &Layers<'_>, table: Option<SecretsTable>) -> Result<Sourced<Option<Secrets>>> {
-    let Some(table) = table else { return Ok(Sourced::default(None)) };
-    let origin = layers.file_origin();
-    let value = Secrets::new(table).context(|| format!("the configuration ({origin})"))?;
-    Ok(Sourced { value: Some(value), origin })
+fn secrets(layers: &Layers<'_>, table: Option<SecretsTable>) -> Sourced<Option<SecretsTable>> {
+    table.map_or(Sourced::default(None), |table| Sourced { value: Some(table), origin: layers.file_origin() })
 }
 
 fn optional<T>(setting: Option<Sourced<T>>) -> Sourced<Option<T>> {

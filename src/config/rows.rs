@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::profile::Volume;
-use super::{KeySource, Origin, Secrets, Settings, Sourced};
+use super::{KeySource, Origin, SecretsTable, Settings, Sourced};
 use crate::ui;
 
 /// One setting.
@@ -85,7 +85,7 @@ fn list(values: &Vec<String>) -> Option<String> {
     (!values.is_empty()).then(|| values.join(", "))
 }
 
-fn targets(secrets: &Secrets) -> String {
+fn targets(secrets: &SecretsTable) -> String {
     secrets.targets.iter().map(|target| target.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
@@ -94,5 +94,6 @@ fn key(source: &Option<KeySource>) -> Option<String> {
         KeySource::Variable(_) => "(set, hidden)".to_owned(),
         KeySource::File(path) => path.display().to_string(),
         KeySource::Stdin => "(standard input)".to_owned(),
+        KeySource::Reference(reference) => reference.to_string(),
     })
 }

@@ -9,6 +9,10 @@ use super::args::{IdentityArgs, RecipientArgs, SigningKeyArgs, SnapshotTuningArg
 use super::*;
 use crate::ExitCode;
 
+fn nobody(_: &crate::providers::onepassword::Reference) -> crate::Result<secrecy::SecretString> {
+    panic!("nothing refers to 1Password here")
+}
+
 fn command() -> Command {
     let command = GlobalArgs::augment_args(Command::new("opsctl"));
     let run = SnapshotTuningArgs::augment_args(Command::new("run"));
@@ -124,8 +128,8 @@ fn keys_come_from_flag_then_variable_and_rivals_are_refused() {
 
     let environment = Environment::fixed([both[0]]);
     let settings = resolve("bare", &both[..1]).unwrap();
-    assert_eq!(settings.read_identity(&environment).unwrap().unwrap().expose_secret(), "hunter2");
-    assert!(settings.read_signing_key(&environment).unwrap().is_none());
+    assert_eq!(settings.read_identity(&environment, &nobody).unwrap().unwrap().expose_secret(), "hunter2");
+    assert!(settings.read_signing_key(&environment, &nobody).unwrap().is_none());
     assert!(!format!("{settings:?}").contains("hunter2"));
     assert!(resolve("run --identity - --signing-key -", &[]).is_err(), "standard input has one key only");
 }

@@ -10,8 +10,9 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 
 use super::value;
+use crate::cancel::Cancel;
 use crate::config::Environment;
-use crate::config::secrets::{Service, Source, Target};
+use crate::config::secrets::{Provider, Secrets, Service, Source, Target};
 use crate::providers::onepassword::{Item, Listed, OnePassword, Reference, is_id};
 use crate::secret::Secret;
 use crate::{Error, ExitCode, Result};
@@ -69,7 +70,7 @@ pub async fn resolve(target: &Target, services: &[&Service], sources: &Sources<'
         read(vaults, &places, &mut resolved, &mut faults).await?;
         for (reference, id) in &places {
             if let Some(item) = resolved.items.get(id) {
-                match field(target, reference, item) {
+                match field(target.vault.as_deref(), reference, item) {
                     Ok(value) => drop(resolved.values.insert(Source::OnePassword((*reference).clone()), value)),
                     Err(error) => faults.push(error),
                 }
@@ -91,6 +92,36 @@ pub async fn resolve(target: &Target, services: &[&Service], sources: &Sources<'
     faults.extend(refused(services, &resolved));
     all_at_once(faults)?;
     Ok(resolved)
+}
+
+/// The value of one field, with the provider of the configuration; without one, with what there is a token for.
+///
+/// # Errors
+/// When there is no such field, or it is empty; when 1Password refuses.
+pub async fn fetch(
+    reference: &Reference,
+    secrets: Option<&Secrets>,
+    environment: &Environment,
+    cancel: &Cancel,
+) -> Result<Secret> {
+    let has = |name: &str| environment.get(name).is_some();
+    let provider = match secrets.map(|secrets| secrets.provider) {
+        Some(provider @ (Provider::Op | Provider::Connect)) => provider,
+        _ if has("OP_CONNECT_HOST") && !has("OP_SERVICE_ACCOUNT_TOKEN") => Provider::Connect,
+        _ => Provider::Op,
+    };
+    let vaults = provider_of(provider, environment, cancel).await?;
+    let (mut resolved, mut faults) = (Resolved::default(), Vec::new());
+    let places = places(&vaults, &[reference], &mut resolved, &mut faults).await?;
+    read(&vaults, &places, &mut resolved, &mut faults).await?;
+    all_at_once(faults)?;
+    let item = resolved.items.values().next();
+    let item = item.ok_or_else(|| Error::new(ExitCode::NotFound, format!("{reference}: there is no such item")))?;
+    let value = field(None, reference, item)?.secret;
+    match value.expose().is_empty() {
+        true => Err(Error::new(ExitCode::NotFound, format!("{reference}: the field is empty"))),
+        false => Ok(value),
+    }
 }
 
 const fn reference(source: &Source) -> Option<&Reference> {
@@ -181,9 +212,9 @@ const fn is_final(error: &Error) -> bool {
     !matches!(error.code(), ExitCode::NotFound | ExitCode::Usage)
 }
 
-fn field(target: &Target, reference: &Reference, item: &Item) -> Result<Value> {
-    if let Some(vault) = &target.vault {
-        let is_bound = item.vault.id == *vault || item.vault.name.eq_ignore_ascii_case(vault);
+fn field(vault: Option<&str>, reference: &Reference, item: &Item) -> Result<Value> {
+    if let Some(vault) = vault {
+        let is_bound = item.vault.id == vault || item.vault.name.eq_ignore_ascii_case(vault);
         if !is_bound {
             return Err(Error::usage(format!("{reference}: the item is not in the vault `{vault}` of the target")));
         }
@@ -235,4 +266,16 @@ fn all_at_once(faults: Vec<Error>) -> Result<()> {
         message.push_str(&fault.full_message());
     }
     Err(Error::new(first.code(), message).hint(first.hint_text().unwrap_or("nothing was written").to_owned()))
+}
+
+/// 1Password by the provider of the configuration.
+///
+/// # Errors
+/// Usage or denied, when it is not set up; not found without the `op` command.
+pub async fn provider_of(provider: Provider, environment: &Environment, cancel: &Cancel) -> Result<OnePassword> {
+    match provider {
+        Provider::Op => OnePassword::command(environment, cancel).await,
+        Provider::Connect => OnePassword::connect(environment),
+        Provider::Env => Err(Error::usage("op:// cannot be resolved with provider = \"env\"")),
+    }
 }

@@ -14,10 +14,10 @@ use serde::Serialize;
 use super::fingerprint::Fingerprints;
 use super::plan::{Known, Plan};
 use super::record::RecordFile;
-use super::resolve::{Resolved, Sources, Value, resolve};
+use super::resolve::{Resolved, Sources, Value, provider_of, resolve};
 use super::sync::looks;
 use crate::cancel::Cancel;
-use crate::config::secrets::{Mapping, Provider, Secrets, Service, Source, Target};
+use crate::config::secrets::{Mapping, Secrets, Service, Source, Target};
 use crate::config::{Environment, read_limited};
 use crate::providers::onepassword::OnePassword;
 use crate::providers::railway::{Place, Railway, State, Values};
@@ -60,12 +60,10 @@ pub struct Requests {
 ///
 /// # Errors
 /// Usage, when there is none or it is not clear which.
-pub fn target<'a>(secrets: Option<&'a Secrets>, name: Option<&str>) -> Result<&'a Target> {
-    let targets = secrets.map(|secrets| secrets.targets.as_slice()).unwrap_or_default();
+pub fn target<'a>(secrets: &'a Secrets, name: Option<&str>) -> Result<&'a Target> {
+    let targets = secrets.targets.as_slice();
     let names = targets.iter().map(|target| target.name.as_str()).collect::<Vec<_>>().join(", ");
     match (name, targets) {
-        (_, []) => Err(Error::usage("the configuration file names no target for secrets")
-            .hint("`opsctl secrets init` writes one to begin with; --config names another file")),
         (None, [target]) => Ok(target),
         (None, _) => Err(Error::usage(format!("there are several targets: {names}")).hint("give --target NAME")),
         (Some(name), targets) => targets.iter().find(|target| target.name == name).ok_or_else(|| {
@@ -184,19 +182,7 @@ async fn one_password(
     if !all.any(|source| matches!(source, Source::OnePassword(_))) {
         return Ok(None);
     }
-    provider(secrets.provider, environment, cancel).await.map(Some)
-}
-
-/// 1Password by the provider of the configuration.
-///
-/// # Errors
-/// Usage or denied, when it is not set up; not found without the `op` command.
-pub async fn provider(provider: Provider, environment: &Environment, cancel: &Cancel) -> Result<OnePassword> {
-    match provider {
-        Provider::Op => OnePassword::command(environment, cancel).await,
-        Provider::Connect => OnePassword::connect(environment),
-        Provider::Env => Err(Error::usage("op:// cannot be resolved with provider = \"env\"")),
-    }
+    provider_of(secrets.provider, environment, cancel).await.map(Some)
 }
 
 /// All of standard input, if anything refers to it.

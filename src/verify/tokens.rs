@@ -12,8 +12,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::http::Caller;
 use crate::config::profile::{Identity, Service};
-use crate::config::{Environment, read_limited};
-use crate::{Error, ExitCode, Result};
+use crate::config::{Environment, Fetch, is_reference, read_limited};
+use crate::providers::onepassword::Reference;
+use crate::{Context as _, Error, ExitCode, Result};
 
 /// Identities whose token has a flag of its own: (identity, flag).
 const FLAGS: [(&str, &str); 2] = [("client", "--client-token-file"), ("host", "--host-token-file")];
@@ -56,7 +57,7 @@ impl TokenFiles {
 pub struct Tokens(BTreeMap<String, SecretString>);
 
 impl Tokens {
-    /// Reads the tokens that there are: a file goes before the variable. `stdin_is_taken` says that standard input is
+    /// Reads the tokens that there are: a file, or a reference in its place, goes before the variable. `fetch` reads 1Password. `stdin_is_taken` says that standard input is
     /// read by somebody else.
     ///
     /// # Errors
@@ -65,6 +66,7 @@ impl Tokens {
         service: &Service,
         files: &TokenFiles,
         environment: &Environment,
+        fetch: Fetch<'_>,
         stdin_is_taken: bool,
     ) -> Result<Self> {
         let mut tokens = BTreeMap::new();
@@ -83,7 +85,7 @@ impl Tokens {
                 return Err(Error::usage(format!("{flag}: standard input holds something else already"))
                     .hint("use a file or an inherited descriptor such as /dev/fd/3"));
             }
-            if tokens.insert(identity.variable.clone(), from_file(file, flag)?).is_some() {
+            if tokens.insert(identity.variable.clone(), from_file(file, flag, fetch)?).is_some() {
                 return Err(Error::usage(format!("{flag}: the token in {} is given twice", identity.variable)));
             }
         }
@@ -132,8 +134,12 @@ fn how_to_give(identity: &Identity) -> String {
     format!("no token of `{0}`: set {1}, or give {ANY} {0}=FILE", identity.name, identity.variable)
 }
 
-fn from_file(path: &Path, flag: &str) -> Result<SecretString> {
+fn from_file(path: &Path, flag: &str, fetch: Fetch<'_>) -> Result<SecretString> {
     let shown = format!("the file of {flag}");
+    if let Some(text) = path.to_str().filter(|text| is_reference(text)) {
+        let reference = Reference::parse(text).and_then(Reference::to_value).map_err(Error::from).context(|| flag.to_owned())?;
+        return checked(&fetch(&reference).context(|| flag.to_owned())?, &format!("the field of {flag}"));
+    }
     let token = if path == Path::new("-") {
         read_limited(std::io::stdin().lock(), "token", "standard input")?
     } else {

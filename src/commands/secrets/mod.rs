@@ -85,22 +85,27 @@ pub(super) use report::{PlanReport, RotateReport, SyncReport};
 
 impl TargetArgs {
     /// The secrets of the configuration, and the target that is meant.
-    fn target<'s>(&self, session: &Session<'s>) -> Result<(&'s Secrets, &'s Target)> {
-        // Before the first value is there.
-        hardening::protect();
-        let secrets = session.settings.secrets.value.as_ref();
+    fn target<'s>(&self, session: &Session<'_>, secrets: &'s Secrets) -> Result<&'s Target> {
         let target = work::target(secrets, self.target.as_deref())?;
         refuse_secrets_in_the_file(session, target)?;
-        let secrets = secrets.ok_or_else(|| Error::usage("the configuration file has no [secrets]"))?;
-        Ok((secrets, target))
+        Ok(target)
     }
 
     /// Everything that is known of the target.
-    fn gather<'s>(&self, session: &Session<'s>) -> Result<Work<'s>> {
-        let (secrets, target) = self.target(session)?;
+    fn gather<'s>(&self, session: &Session<'_>, secrets: &'s Secrets, target: &'s Target) -> Result<Work<'s>> {
         let services = work::services(target, &self.service)?;
         gather(session, secrets, target, services)
     }
+}
+
+/// The secrets of the configuration. From here on the process keeps its memory to itself.
+fn secrets(session: &Session<'_>) -> Result<Secrets> {
+    hardening::protect();
+    let secrets = session.settings.secrets()?.filter(|secrets| !secrets.targets.is_empty());
+    secrets.ok_or_else(|| {
+        Error::usage("the configuration file names no target for secrets")
+            .hint("`opsctl secrets init` writes one to begin with; --config names another file")
+    })
 }
 
 fn gather<'w>(

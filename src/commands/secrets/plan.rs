@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::report::PlanReport;
-use super::{TargetArgs, WaitArgs, read_record};
+use super::{TargetArgs, WaitArgs, read_record, secrets};
 use crate::commands::Session;
 use crate::ui::Output;
 use crate::{ExitCode, Result};
@@ -39,7 +39,9 @@ pub struct PlanArgs {
 }
 
 pub(super) fn run(args: &PlanArgs, session: &Session<'_>, out: &mut Output) -> Result<ExitCode> {
-    let work = args.target.gather(session)?;
+    let secrets = secrets(session)?;
+    let target = args.target.target(session, &secrets)?;
+    let work = args.target.gather(session, &secrets, target)?;
     let plan = work.plan(&read_record(session, work.target)?, false)?;
     let report = PlanReport::new(&plan, work.requests(&plan, args.wait.deploy_timeout));
     out.result(&report, |width| report.text(width))?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::report::{RotateReport, Rotated, changes};
-use super::{TargetArgs, WaitArgs, confirm, gather, lock_record};
+use super::{TargetArgs, WaitArgs, confirm, gather, lock_record, secrets};
 use crate::commands::Session;
 use crate::config::profile::Profile;
 use crate::finding::Finding;
@@ -70,10 +70,11 @@ pub struct RotateArgs {
 
 pub(super) fn run(args: &RotateArgs, session: &Session<'_>, out: &mut Output) -> Result<ExitCode> {
     let address = args.url.as_ref().map(|url| Address::parse(url, "--url")).transpose()?;
-    let (secrets, target) = args.target.target(session)?;
-    let selection = rotate::select(secrets, target, &args.names, &args.target.service)?;
+    let secrets = secrets(session)?;
+    let target = args.target.target(session, &secrets)?;
+    let selection = rotate::select(&secrets, target, &args.names, &args.target.service)?;
     let record = lock_record(session, target)?;
-    let work = gather(session, secrets, target, selection.services.iter().collect())?;
+    let work = gather(session, &secrets, target, selection.services.iter().collect())?;
     let turns = rotate::turns(&work, &selection, args.rollback)?;
     if args.dry_run {
         let rotated = turns.iter().map(|turn| rotated(turn, "planned", false)).collect();

@@ -6,7 +6,7 @@ use clap::Args;
 use secrecy::SecretString;
 
 use super::report::{PlanReport, SyncReport};
-use super::{TargetArgs, WaitArgs, confirm, lock_record, read_record};
+use super::{TargetArgs, WaitArgs, confirm, lock_record, read_record, secrets};
 use crate::commands::Session;
 use crate::providers::address::Address;
 use crate::secrets::sync::{Sync, exit_code};
@@ -60,10 +60,11 @@ pub struct SyncArgs {
 
 pub(super) fn run(args: &SyncArgs, session: &Session<'_>, out: &mut Output) -> Result<ExitCode> {
     let address = args.url.as_ref().map(|url| Address::parse(url, "--url")).transpose()?;
-    let (_, target) = args.target.target(session)?;
+    let secrets = secrets(session)?;
+    let target = args.target.target(session, &secrets)?;
     // Held from before the plan, so that no other run changes what it was made of.
     let mut record = if args.dry_run { read_record(session, target)? } else { lock_record(session, target)? };
-    let mut work = args.target.gather(session)?;
+    let mut work = args.target.gather(session, &secrets, target)?;
     let mut plan = work.plan(&record, args.prune)?;
     let report = PlanReport::new(&plan, work.requests(&plan, args.wait.deploy_timeout));
     if args.dry_run {

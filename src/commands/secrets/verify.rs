@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::report::findings;
-use super::{TargetArgs, read_record};
+use super::{TargetArgs, read_record, secrets};
 use crate::commands::Session;
 use crate::providers::address::Address;
 use crate::secrets::verify::{self, Report, Verdict};
@@ -36,7 +36,9 @@ pub struct VerifyArgs {
 
 pub(super) fn run(args: &VerifyArgs, session: &Session<'_>, out: &mut Output) -> Result<ExitCode> {
     let address = args.url.as_ref().map(|url| Address::parse(url, "--url")).transpose()?;
-    let work = args.target.gather(session)?;
+    let secrets = secrets(session)?;
+    let target = args.target.target(session, &secrets)?;
+    let work = args.target.gather(session, &secrets, target)?;
     let plan = work.plan(&read_record(session, work.target)?, false)?;
     let profile = &session.settings.profile.value;
     let report = session.block(verify::verify(&work, &plan, profile, address.as_ref()))?;

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::parse_source;
 use crate::providers::onepassword::{Reference, is_id};
 use crate::{Error, Result, ui};
-pub(super) use table::SecretsTable;
+pub use table::SecretsTable;
 use table::{Entry, EntryTable, GenerateTable, ServiceTable, TargetTable};
 
 /// A generated value that is easier to guess than this is refused.
@@ -207,13 +207,13 @@ impl Secrets {
     ///
     /// # Errors
     /// Usage, naming target, service and variable.
-    pub(super) fn new(table: SecretsTable) -> Result<Self> {
+    pub(super) fn new(table: &SecretsTable) -> Result<Self> {
         let provider = table.provider;
-        let key = table.fingerprint_key.map(|text| source(&text, provider, None));
+        let key = table.fingerprint_key.as_deref().map(|text| source(text, provider, None));
         let fingerprint_key = key.transpose().map_err(|why| refuse("fingerprint_key", &why))?;
         let mut names = BTreeSet::new();
         let mut targets = Vec::new();
-        for target in table.targets {
+        for target in table.targets.clone() {
             let place = format!("the target `{}`", ui::escape(&target.name));
             if !names.insert(target.name.clone()) {
                 return Err(refuse(&place, "there are two of this name"));

@@ -12,19 +12,19 @@ use super::{Allow, Alphabet, Provider};
 /// The table `[secrets]`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct SecretsTable {
+pub struct SecretsTable {
     #[serde(default)]
     pub(super) provider: Provider,
     pub(super) fingerprint_key: Option<String>,
     #[serde(default)]
-    pub(super) targets: Vec<TargetTable>,
+    pub(in crate::config) targets: Vec<TargetTable>,
 }
 
 /// One of `[[secrets.targets]]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct TargetTable {
-    pub(super) name: String,
+pub(in crate::config) struct TargetTable {
+    pub(in crate::config) name: String,
     pub(super) project: String,
     pub(super) environment: String,
     pub(super) vault: Option<String>,
