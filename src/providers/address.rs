@@ -87,7 +87,6 @@ impl Address {
     }
 
     /// A client for it, as far as who may read what is sent.
-    #[must_use]
     pub fn builder(&self) -> reqwest::ClientBuilder {
         let builder = reqwest::Client::builder();
         // A proxy would read the token, and has no business between two processes of one machine.
