@@ -92,7 +92,7 @@ impl Op {
     async fn check_version(&self) -> Result<(), Failure> {
         let said = self.run(self.command(&["--version"]), None).await?;
         let said = String::from_utf8_lossy(&said).into_owned();
-        let unknown = || Failure::unfit(format!("`op --version` says {}", quoted(&said)), GET_OP);
+        let unknown = || Failure::unfit(format!("`op --version` says no version, but `{}`", quoted(&said)), GET_OP);
         let version = version(&said).ok_or_else(unknown)?;
         let shown = quoted(&said);
         if version < OLDEST {
