@@ -31,6 +31,11 @@ pub fn answer(world: &mut World, access: Option<&Access>, checked: &Checked) -> 
             if !wanted.is_empty() && wanted != world.environments[&id].project {
                 return refusal("Environment not found");
             }
+            // Time goes on between two looks at a deployment, whichever way it is looked at.
+            for service in world.environments[&id].services.keys().cloned().collect::<Vec<_>>() {
+                let latest = world.of(&id, &service).next().map(|latest| latest.id.clone());
+                latest.and_then(|latest| world.step(&latest));
+            }
             let below = |name| checked.arguments_below(root, name);
             Ok(environment(world, &id, &below("variables"), &below("serviceInstances")))
         }
