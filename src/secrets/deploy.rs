@@ -120,7 +120,10 @@ fn one(services: &[ServicePlan], at: usize, state: &State, record: &RecordFile, 
         of.writes.contains_key(variable) || of.deletes.contains(variable)
     };
     let changes = when == When::BeforeWriting && (reached.iter().any(is_written) || !service.deletes.is_empty());
-    let Some(latest) = latest else { return if changes { Deploy::Never } else { Deploy::None } };
+    let Some(latest) = latest else {
+        let is_changed = changes || !service.writes.is_empty() || !service.deletes.is_empty();
+        return if is_changed { Deploy::Never } else { Deploy::None };
+    };
     if changes {
         return Deploy::Needed("its variables change");
     }

@@ -108,7 +108,7 @@ impl Plan {
     /// Compares.
     ///
     /// # Errors
-    /// Not found, where a service is not in the environment; usage, where pruning is asked for and nothing can be compared
+    /// Usage, where pruning is asked for and nothing can be compared
     /// with what was recorded.
     pub fn new(target: &Target, services: &[&Service], known: &Known<'_>) -> Result<Self> {
         if known.prune && !known.fingerprints.lasts() {
@@ -117,13 +117,6 @@ impl Plan {
         }
         let mut plans = Vec::new();
         for (service, values) in services.iter().zip(known.values) {
-            if let Some(id) = &service.id
-                && !known.state.services.iter().any(|one| one.id == *id)
-            {
-                let message = format!("the environment has no service {id} (`{}` of `{}`)", service.name, target.name);
-                return Err(Error::new(ExitCode::NotFound, message)
-                    .hint("compare the ids with the URL of the service in Railway's dashboard"));
-            }
             plans.push(of_service(target, service, values, known)?);
         }
         let mut plan = Self { target: target.name.clone(), services: plans };

@@ -22,7 +22,7 @@ use crate::config::{Environment, read_limited};
 use crate::providers::onepassword::OnePassword;
 use crate::providers::railway::{Place, Railway, State, Values};
 use crate::secret::Secret;
-use crate::{Error, Result, ui};
+use crate::{Error, ExitCode, Result, ui};
 
 /// Services whose variables are read at once.
 const AT_ONCE: usize = 4;
@@ -217,9 +217,16 @@ async fn fingerprints(secrets: &Secrets, sources: &Sources<'_>) -> Result<Finger
     Fingerprints::new(resolved.values.get(source).map(|value| &value.secret))
 }
 
-/// What Railway has.
+/// What Railway has; not found, where a service is not in the environment.
 pub(super) async fn read(railway: &Railway, target: &Target, services: &[&Service]) -> Result<(State, Vec<Values>)> {
     let state = railway.state(&target.project, &target.environment).await?;
+    for service in services {
+        if let Some(id) = service.id.as_ref().filter(|id| !state.services.iter().any(|one| one.id == **id)) {
+            let message = format!("the environment has no service {id} (`{}` of `{}`)", service.name, target.name);
+            return Err(Error::new(ExitCode::NotFound, message)
+                .hint("compare the ids with the URL of the service in Railway's dashboard"));
+        }
+    }
     let places: Vec<Place> = services.iter().map(|service| place(target, service)).collect();
     let work = places.iter().map(|place| railway.variables(place));
     let values = futures::stream::iter(work).buffered(AT_ONCE).try_collect().await?;
