@@ -50,16 +50,12 @@ pub(super) enum Repeat {
 
 /// A request that brought nothing.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {} at Railway: {why}{}", .task.what, doubt(.task, .why))]
+#[error("cannot {} at Railway: {why}", .task.what)]
 pub(super) struct Failure {
     pub task: Task,
     pub token: Token,
     #[source]
     pub why: Why,
-}
-
-fn doubt(task: &Task, why: &Why) -> &'static str {
-    if why.is_unsure(task) { "; nobody knows whether it was carried out" } else { "" }
 }
 
 /// What happened, by what can be done about it.
@@ -171,10 +167,12 @@ impl Why {
 }
 
 impl Failure {
-    fn hint(&self) -> Option<&'static str> {
+    fn hint(&self) -> Option<String> {
+        if self.why.is_unsure(&self.task) {
+            return Some(format!("nobody knows whether it was carried out: {}", self.task.unsure));
+        }
         let hint = match &self.why {
-            why if why.is_unsure(&self.task) => self.task.unsure,
-            Why::Denied(_) => return Some(self.token.hint()),
+            Why::Denied(_) => self.token.hint(),
             Why::TwoFactor(_) => {
                 "turn it on for the account of the token, or give a project token in RAILWAY_TOKEN, which needs none"
             }
@@ -190,7 +188,7 @@ impl Failure {
             Why::Down(..) | Why::Lost(_) | Why::Silent(_) | Why::Unread(_) => "run the same command again later",
             Why::Refused(_) => return None,
         };
-        Some(hint)
+        Some(hint.to_owned())
     }
 }
 

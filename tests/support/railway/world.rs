@@ -351,6 +351,9 @@ impl World {
         changes: &Map<String, Value>,
         deploys: bool,
     ) -> Result<(), Refusal> {
+        if changes.is_empty() {
+            return Ok(());
+        }
         let now = self.now();
         let variables = self.place(environment, service)?;
         for (name, change) in changes {
