@@ -30,7 +30,7 @@ use serde_json::json;
 const CANARY: &str = "canary-3f9c\"71\\d0\nb2";
 
 fn client(fake: &FakeRailway) -> Railway {
-    with(&fake.variables_for().map(|(name, value)| (name, value.clone())))
+    with(&fake.variables_for())
 }
 
 fn with(variables: &[(&str, String)]) -> Railway {

@@ -84,7 +84,7 @@ fn what_somebody_else_has_staged_is_not_committed() {
         json!({ "services": { service.clone(): { "variables": { "KEPT": null } } } }),
         // Not our deletion, although its value is not shown.
         json!({ "services": { service.clone(): { "variables": { "OLD": { "value": CANARY } } } } }),
-        json!({ "services": { service.clone(): { "isDeleted": true } } }),
+        json!({ "services": { service: { "isDeleted": true } } }),
         json!({ "sharedVariables": { "OLD": null } }),
         json!({ "privateNetworkDisabled": true }),
     ];
