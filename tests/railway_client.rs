@@ -26,6 +26,11 @@ use opsctl::{Error, ExitCode};
 use railway::{FakeRailway, Fault, SHARED};
 use serde_json::json;
 
+/// What is said where a project token is refused.
+const PROJECT_HINT: &str = "RAILWAY_TOKEN is used, which has to be a project token, for one environment of one project: make one \
+                            in the settings of the project, for the environment that the configuration names. The token of an \
+                            account or a workspace belongs into RAILWAY_API_TOKEN";
+
 /// A value that must not be seen.
 const CANARY: &str = "canary-3f9c\"71\\d0\nb2";
 
@@ -286,8 +291,7 @@ fn a_token_is_for_the_environment_that_is_configured_or_refused() {
         refused(&of_project, &project, &production),
         format!(
             "cannot see what the token is for at Railway: the token was refused: Project Token not found \
-             (INTERNAL_SERVER_ERROR, trace {}) | RAILWAY_TOKEN is used, a project token: it is for one environment of one \
-             project. Make one in the settings of the project, for the environment that the configuration names",
+             (INTERNAL_SERVER_ERROR, trace {}) | {PROJECT_HINT}",
             railway::TRACE
         )
     );

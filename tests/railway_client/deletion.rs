@@ -50,6 +50,9 @@ fn variables_are_deleted_in_one_commit_that_deploys_nothing() {
     assert_eq!(fake.staged(PRODUCTION), json!({}));
     assert_eq!(fake.seen()[1].variables["changes"], ours(&old));
     assert!(fake.seen()[2].document.contains("skipDeploys: true"));
+    for seen in &fake.seen()[..2] {
+        assert!(seen.document.contains("patch(decryptVariables: false)"), "{}", seen.document);
+    }
 }
 
 #[test]
@@ -85,7 +88,7 @@ fn what_somebody_else_has_staged_is_not_committed() {
         // Not our deletion, although its value is not shown.
         json!({ "services": { service.clone(): { "variables": { "OLD": { "value": CANARY } } } } }),
         json!({ "services": { service: { "isDeleted": true } } }),
-        json!({ "sharedVariables": { "OLD": null } }),
+        json!({ "sharedVariables": { "OLD": null, "KEPT": null } }),
         json!({ "privateNetworkDisabled": true }),
     ];
     for changes in others {
@@ -126,6 +129,23 @@ fn a_deletion_that_was_staged_before_a_crash_is_committed() {
     wait(client(&fake).delete(&old)).unwrap();
     assert!(is_gone(&fake));
     assert_eq!(fake.count("environmentStageChanges"), 0);
+}
+
+#[test]
+fn a_part_of_the_deletion_that_was_staged_before_is_completed() {
+    let (fake, old) = scene();
+    fake.stage(PRODUCTION, &json!({ "sharedVariables": { "OLD": null } }));
+    wait(client(&fake).delete(&old)).unwrap();
+    assert!(is_gone(&fake));
+}
+
+#[test]
+fn what_railway_has_no_need_to_delete_is_not_committed() {
+    let (fake, old) = scene();
+    let nothing = json!({ "data": { "environmentStageChanges": { "status": "STAGED", "patch": { "services": {} } } } });
+    fake.fail("environmentStageChanges", 1, Fault::Answer(nothing));
+    wait(client(&fake).delete(&old)).unwrap();
+    assert_eq!(fake.count("environmentPatchCommitStaged"), 0);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::railway::{FakeRailway, Fault};
 use crate::server::{Reply, Server};
-use crate::{CANARY, client, place, told, values, wait, with};
+use crate::{CANARY, PROJECT_HINT, client, place, told, values, wait, with};
 
 /// A read, an upsert and a deployment: each with its operation.
 const READ: &str = "variables";
@@ -103,8 +103,6 @@ fn a_deployment_is_never_asked_for_twice() {
 
 #[test]
 fn each_failure_says_what_happened_and_what_to_do() {
-    const PROJECT: &str = "RAILWAY_TOKEN is used, a project token: it is for one environment of one project. Make one in the \
-                           settings of the project, for the environment that the configuration names";
     let trace = |code: &str| format!(" ({code}, trace {})", crate::railway::TRACE);
     let server_error = trace("INTERNAL_SERVER_ERROR");
     let error = |message: &str| Fault::Error(message.to_owned());
@@ -160,20 +158,20 @@ fn each_failure_says_what_happened_and_what_to_do() {
             error("Not Authorized"),
             1,
             ExitCode::Denied,
-            format!("the token was refused: Not Authorized{server_error} | {PROJECT}"),
+            format!("the token was refused: Not Authorized{server_error} | {PROJECT_HINT}"),
         ),
         (
             error("Project Token not found"),
             1,
             ExitCode::Denied,
-            format!("the token was refused: Project Token not found{server_error} | {PROJECT}"),
+            format!("the token was refused: Project Token not found{server_error} | {PROJECT_HINT}"),
         ),
-        (Fault::Status(401), 1, ExitCode::Denied, format!("the token was refused | {PROJECT}")),
+        (Fault::Status(401), 1, ExitCode::Denied, format!("the token was refused: HTTP status 401 | {PROJECT_HINT}")),
         (
             Fault::Refuse(403, "No".to_owned()),
             1,
             ExitCode::Denied,
-            format!("the token was refused: No{} | {PROJECT}", trace("BAD_USER_INPUT")),
+            format!("the token was refused: No{} | {PROJECT_HINT}", trace("BAD_USER_INPUT")),
         ),
         (
             error("Two Factor Authentication Required"),
@@ -214,9 +212,16 @@ fn each_failure_says_what_happened_and_what_to_do() {
             Fault::Down,
             3,
             ExitCode::Failed,
-            format!("HTTP status 500: Internal Server Error{server_error} | run the same command again later"),
+            format!("it is out of order: Internal Server Error{server_error} | run the same command again later"),
         ),
-        (Fault::BadGateway, 3, ExitCode::Failed, "HTTP status 502 | run the same command again later".to_owned()),
+        (Fault::BadGateway, 3, ExitCode::Failed, "it is out of order: HTTP status 502 | run the same command again later".to_owned()),
+        (Fault::Status(408), 3, ExitCode::Failed, "it is out of order: HTTP status 408 | run the same command again later".into()),
+        (
+            Fault::Status(404),
+            1,
+            ExitCode::Failed,
+            "HTTP status 404 | check that OPSCTL_RAILWAY_URL, if it is set, is the end point of Railway's GraphQL API".to_owned(),
+        ),
         (
             Fault::Html,
             1,
@@ -404,7 +409,7 @@ fn answers_that_no_server_gives_are_survived() {
         ),
         (Reply::Send(ok.into(), deep), 1, "its answer is "),
         (Reply::Endless(ok.into(), vec![b' '; 1 << 16]), 1, "the answer is larger than 16 MiB"),
-        (Reply::Endless("500 No".into(), vec![b' '; 1 << 16]), 3, "HTTP status 500"),
+        (Reply::Endless("500 No".into(), vec![b' '; 1 << 16]), 3, "it is out of order: HTTP status 500"),
         (Reply::Cut(ok.into(), vec![b' '; 100], 50), 3, "the answer was cut off"),
         (Reply::HangUp, 3, "the connection failed before an answer was there"),
         (Reply::Send("100000".into(), Vec::new()), 3, "the connection failed before an answer was there"),
