@@ -3,8 +3,8 @@
 //! Why not one by one with `variableDelete`: that one deploys, each time. A commit carries along whatever is staged in the
 //! environment; so nothing of anybody else may be.
 //!
-//! Invariants: nothing is staged where somebody else's changes are, and nothing is committed but what is exactly our own
-//! deletion. A deletion that was staged before, by a run that was killed, is recognised.
+//! Invariants: nothing is staged where somebody else's changes are, and nothing is committed but our own deletion or a part
+//! of it. A deletion that was staged before, by a run that was killed, is recognised.
 
 use std::time::Duration;
 
@@ -39,16 +39,16 @@ const COMMIT: Task = Task { what: "commit the deletion of variables", ..STAGE };
 pub(super) async fn delete(client: &Client, environment: &str, names: &[(&Place, &str)]) -> Result<()> {
     let ours = deletion(names);
     let before = staged(client, environment).await?;
-    if !before.patch.is_empty() && before.patch != ours {
+    if !before.patch.is_within(&ours) {
         return Err(foreign("so nothing was deleted: a commit would carry them along"));
     }
-    if before.patch.is_empty() {
+    if before.patch != ours {
         let after = stage(client, environment, &ours).await?;
         if after.is_empty() {
             // There is nothing of that name.
             return Ok(());
         }
-        if after != ours {
+        if !after.is_within(&ours) {
             return Err(foreign("so nothing was deleted; the deletion is staged beside them"));
         }
     }

@@ -50,16 +50,12 @@ pub(super) enum Repeat {
 
 /// A request that brought nothing.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {} at Railway: {why}{}", .task.what, doubt(.task, .why))]
+#[error("cannot {} at Railway: {why}", .task.what)]
 pub(super) struct Failure {
     pub task: Task,
     pub token: Token,
     #[source]
     pub why: Why,
-}
-
-fn doubt(task: &Task, why: &Why) -> &'static str {
-    if why.is_unsure(task) { "; nobody knows whether it was carried out" } else { "" }
 }
 
 /// What happened, by what can be done about it.
@@ -75,8 +71,8 @@ pub(super) enum Why {
     Silent(Duration),
     #[error("{0}")]
     Unread(#[source] Unread),
-    #[error("HTTP status {}{}", .0.as_u16(), .1)]
-    Down(StatusCode, Told),
+    #[error("it is out of order{0}")]
+    Down(Told),
     #[error("the token was refused{0}")]
     Denied(Told),
     #[error("the workspace asks for two-factor authentication{0}")]
@@ -121,12 +117,13 @@ impl Why {
     /// What the first of the errors in an answer says.
     pub fn of_errors(status: StatusCode, headers: &HeaderMap, told: &[Telling], hide: &dyn Fn(&str) -> bool) -> Self {
         let first = told.first();
-        let (words, told) = first.map_or_else(Default::default, |first| (first.words(), Told::of(first, hide)));
+        let nothing = || (Default::default(), Told::status(status));
+        let (words, told) = first.map_or_else(nothing, |first| (first.words(), Told::of(first, hide)));
         let says = |texts: &[&str]| texts.iter().any(|text| words.contains(text));
         if status == StatusCode::TOO_MANY_REQUESTS || says(&["rate limit", "too many requests", "too quickly"]) {
             Self::Limited(Limit::of(headers), told)
-        } else if status.is_server_error() {
-            Self::Down(status, told)
+        } else if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT {
+            Self::Down(told)
         } else if says(&["two factor authentication required"]) {
             Self::TwoFactor(told)
         } else if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
@@ -136,6 +133,8 @@ impl Why {
             Self::Denied(told)
         } else if says(&["not found"]) {
             Self::Missing(told)
+        } else if first.is_none() {
+            Self::Strange(format!("HTTP status {}", status.as_u16()))
         } else {
             Self::Refused(told)
         }
@@ -146,7 +145,7 @@ impl Why {
     pub fn wait(&self, longest: Duration, delay: Option<Duration>) -> Option<Duration> {
         match self {
             Self::Limited(limit, _) => limit.after.filter(|after| *after <= longest).and(delay).and(limit.after),
-            Self::Unreached(_) | Self::Lost(_) | Self::Silent(_) | Self::Down(..) | Self::Unread(Unread::Cut(_)) => {
+            Self::Unreached(_) | Self::Lost(_) | Self::Silent(_) | Self::Down(_) | Self::Unread(Unread::Cut(_)) => {
                 delay
             }
             _ => None,
@@ -157,7 +156,7 @@ impl Why {
     fn is_unsure(&self, task: &Task) -> bool {
         let is_change = task.repeat != Repeat::Read;
         is_change
-            && matches!(self, Self::Lost(_) | Self::Silent(_) | Self::Unread(_) | Self::Down(..) | Self::Strange(_))
+            && matches!(self, Self::Lost(_) | Self::Silent(_) | Self::Unread(_) | Self::Down(_) | Self::Strange(_))
     }
 
     const fn code(&self) -> ExitCode {
@@ -171,10 +170,12 @@ impl Why {
 }
 
 impl Failure {
-    fn hint(&self) -> Option<&'static str> {
+    fn hint(&self) -> Option<String> {
+        if self.why.is_unsure(&self.task) {
+            return Some(format!("nobody knows whether it was carried out: {}", self.task.unsure));
+        }
         let hint = match &self.why {
-            why if why.is_unsure(&self.task) => self.task.unsure,
-            Why::Denied(_) => return Some(self.token.hint()),
+            Why::Denied(_) => self.token.hint(),
             Why::TwoFactor(_) => {
                 "turn it on for the account of the token, or give a project token in RAILWAY_TOKEN, which needs none"
             }
@@ -187,10 +188,10 @@ impl Failure {
             Why::Redirected(_) => "set OPSCTL_RAILWAY_URL to the end point that it redirects to, if that is Railway's",
             Why::Refused(told) if told.trace.is_some() => "Railway's support finds the request by its trace",
             Why::Strange(_) => "check that OPSCTL_RAILWAY_URL, if it is set, is the end point of Railway's GraphQL API",
-            Why::Down(..) | Why::Lost(_) | Why::Silent(_) | Why::Unread(_) => "run the same command again later",
+            Why::Down(_) | Why::Lost(_) | Why::Silent(_) | Why::Unread(_) => "run the same command again later",
             Why::Refused(_) => return None,
         };
-        Some(hint)
+        Some(hint.to_owned())
     }
 }
 
@@ -199,8 +200,9 @@ impl Token {
     pub const fn hint(self) -> &'static str {
         match self {
             Self::Project => {
-                "RAILWAY_TOKEN is used, a project token: it is for one environment of one project. Make one in the settings \
-                 of the project, for the environment that the configuration names"
+                "RAILWAY_TOKEN is used, which has to be a project token, for one environment of one project: make one in the \
+                 settings of the project, for the environment that the configuration names. The token of an account or a \
+                 workspace belongs into RAILWAY_API_TOKEN"
             }
             Self::Api => {
                 "RAILWAY_API_TOKEN is used, the token of an account or a workspace: it needs access to the project. A project \
@@ -275,6 +277,11 @@ pub(super) struct Told {
 }
 
 impl Told {
+    /// What an answer says that holds no error.
+    fn status(status: StatusCode) -> Self {
+        Self { message: Some(format!("HTTP status {}", status.as_u16())), ..Self::default() }
+    }
+
     fn of(telling: &Telling, hide: &dyn Fn(&str) -> bool) -> Self {
         let shown =
             |text: &Text| (!hide(text.0.expose())).then(|| safe(text.0.expose())).filter(|text| !text.is_empty());

@@ -10,17 +10,18 @@ mod delete;
 mod error;
 mod operations;
 mod scalars;
+mod types;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cynic::{MutationBuilder as _, QueryBuilder as _};
-use jiff::Timestamp;
 
 use self::client::Client;
 use self::error::{Repeat, Task, Token, safe};
 use self::operations as wire;
 use self::scalars::Exposed;
+pub use self::types::{Deployment, DeploymentStatus, Place, ServiceState, State, Values, VariableState};
 use crate::config::Environment;
 use crate::secret::Secret;
 use crate::{Error, ExitCode, Result};
@@ -44,99 +45,6 @@ const DEPLOY: Task = Task {
 /// A client that has one credential.
 #[derive(Debug)]
 pub struct Railway(Client);
-
-/// Where variables are: a service of an environment, or the environment's shared variables.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The project's id.
-    pub project: String,
-    /// The environment's id.
-    pub environment: String,
-    /// The service's id; `None`: the shared variables.
-    pub service: Option<String>,
-}
-
-/// What is known of an environment without any value.
-#[derive(Clone, Debug, Default)]
-pub struct State {
-    /// What people call the environment.
-    pub name: String,
-    /// Every variable of every service, and the shared ones.
-    pub variables: Vec<VariableState>,
-    /// Every service that has an instance in the environment.
-    pub services: Vec<ServiceState>,
-}
-
-/// A variable without its value.
-#[derive(Clone, Debug)]
-pub struct VariableState {
-    /// Its name.
-    pub name: String,
-    /// The service's id; `None`: shared.
-    pub service: Option<String>,
-    /// Whether nobody can read its value.
-    pub is_sealed: bool,
-    /// When it was last written.
-    pub updated: Timestamp,
-}
-
-/// A service in an environment.
-#[derive(Clone, Debug)]
-pub struct ServiceState {
-    /// Its id.
-    pub id: String,
-    /// What people call it, and references too: `${{name.VARIABLE}}`.
-    pub name: String,
-    /// Its newest deployment.
-    pub latest: Option<Deployment>,
-}
-
-/// A deployment.
-#[derive(Clone, Debug)]
-pub struct Deployment {
-    /// Its id.
-    pub id: String,
-    /// How far it is.
-    pub status: DeploymentStatus,
-    /// When it was asked for: it has the variables of that time.
-    pub created: Timestamp,
-}
-
-/// How far a deployment is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeploymentStatus {
-    /// The image is made.
-    Building,
-    /// It ran, and ended by itself.
-    Crashed,
-    /// It starts.
-    Deploying,
-    /// It never ran.
-    Failed,
-    /// It was asked for.
-    Initializing,
-    /// A person has to approve it.
-    NeedsApproval,
-    /// It waits for another one.
-    Queued,
-    /// It was taken down.
-    Removed,
-    /// It is taken down.
-    Removing,
-    /// Railway saw no reason for it.
-    Skipped,
-    /// It runs, and sleeps until somebody asks.
-    Sleeping,
-    /// It runs.
-    Success,
-    /// It waits for something else, such as a check of the repository.
-    Waiting,
-    /// A status that this version does not know.
-    Unknown,
-}
-
-/// Variables by name. `None`: sealed, or masked.
-pub type Values = BTreeMap<String, Option<Secret>>;
 
 impl Railway {
     /// With `RAILWAY_TOKEN` (a project token) or, without it, `RAILWAY_API_TOKEN` (an account's or workspace's), at
@@ -301,45 +209,5 @@ impl Cursor {
         }
         self.after = page.end_cursor.or(self.after.take());
         Ok(())
-    }
-}
-
-impl From<wire::Variable> for VariableState {
-    fn from(variable: wire::Variable) -> Self {
-        let wire::Variable { name, service_id, is_sealed, updated_at } = variable;
-        Self { name, service: service_id, is_sealed, updated: updated_at }
-    }
-}
-
-impl From<wire::ServiceInstance> for ServiceState {
-    fn from(instance: wire::ServiceInstance) -> Self {
-        let latest = instance.latest_deployment.map(|deployment| Deployment {
-            id: deployment.id.into_inner(),
-            status: deployment.status.into(),
-            created: deployment.created_at,
-        });
-        Self { id: instance.service_id, name: instance.service_name, latest }
-    }
-}
-
-impl From<wire::DeploymentStatus> for DeploymentStatus {
-    fn from(status: wire::DeploymentStatus) -> Self {
-        use wire::DeploymentStatus as Wire;
-        match status {
-            Wire::Building => Self::Building,
-            Wire::Crashed => Self::Crashed,
-            Wire::Deploying => Self::Deploying,
-            Wire::Failed => Self::Failed,
-            Wire::Initializing => Self::Initializing,
-            Wire::NeedsApproval => Self::NeedsApproval,
-            Wire::Queued => Self::Queued,
-            Wire::Removed => Self::Removed,
-            Wire::Removing => Self::Removing,
-            Wire::Skipped => Self::Skipped,
-            Wire::Sleeping => Self::Sleeping,
-            Wire::Success => Self::Success,
-            Wire::Waiting => Self::Waiting,
-            Wire::Unknown => Self::Unknown,
-        }
     }
 }

@@ -123,6 +123,17 @@ impl Config {
         matches!(self, Self::Parts(parts) if parts.values().all(Self::is_empty))
     }
 
+    /// Whether everything that is done here is done there too.
+    pub fn is_within(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Nothing, Self::Nothing) => true,
+            (Self::Parts(here), Self::Parts(there)) => {
+                here.iter().all(|(name, part)| there.get(name).is_some_and(|other| part.is_within(other)))
+            }
+            _ => false,
+        }
+    }
+
     /// The same without what is empty.
     pub fn without_empty(self) -> Self {
         match self {
@@ -253,5 +264,23 @@ mod tests {
         assert!(empty.is_empty());
         assert_eq!(empty.without_empty(), Config::Parts(BTreeMap::new()));
         assert!(!Config::Nothing.is_empty());
+    }
+
+    #[test]
+    fn what_is_within_a_configuration_does_nothing_else() {
+        let config = |json| serde_json::from_str::<Config>(json).unwrap();
+        let whole = config(r#"{"s":{"a":null,"b":null}}"#);
+        for (json, is_within) in [
+            ("{}", true),
+            (r#"{"s":{"a":null}}"#, true),
+            (r#"{"s":{"a":null,"b":null}}"#, true),
+            (r#"{"s":{"a":{"value":null}}}"#, false),
+            (r#"{"s":{"a":"x"}}"#, false),
+            (r#"{"s":{"c":null}}"#, false),
+            (r#"{"s":null}"#, false),
+            ("null", false),
+        ] {
+            assert_eq!(config(json).is_within(&whole), is_within, "{json}");
+        }
     }
 }

@@ -207,8 +207,8 @@ async fn faulty(fault: Fault, answered: Response, request: &[u8]) -> Response {
             told(StatusCode::from_u16(status).expect("a status"), &message, "BAD_USER_INPUT")
         }
         Fault::Echo(status) => {
-            let request = String::from_utf8_lossy(request);
-            let message = format!("Variable \"$variables\" got invalid value {request}");
+            let request: Value = serde_json::from_slice(request).expect("a request");
+            let message = format!("Variable \"$variables\" got invalid value {}", request["variables"]["variables"]);
             told(StatusCode::from_u16(status).expect("a status"), &message, "BAD_USER_INPUT")
         }
         Fault::Redirect(target) => (StatusCode::TEMPORARY_REDIRECT, [("location", target)]).into_response(),

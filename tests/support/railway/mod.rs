@@ -404,6 +404,21 @@ impl FakeRailway {
         self.shared.lock().world.workflow_course = course.iter().map(|status| (*status).to_owned()).collect();
     }
 
+    /// Somebody commits what is staged in the environment with this name, and deploys it.
+    pub fn commit(&self, environment: &str) {
+        let (id, _) = self.split(&format!("{environment}/"));
+        self.shared.lock().world.commit(&id, true).expect("staged changes");
+    }
+
+    /// What was committed is applied, as it is when nobody looks.
+    pub fn commits_done(&self) {
+        let mut inside = self.shared.lock();
+        let ids: Vec<String> = inside.world.workflows.keys().cloned().collect();
+        for id in ids {
+            while inside.world.workflow(&id).expect("a workflow") == "Running" {}
+        }
+    }
+
     /// No list shows more items at once.
     pub fn set_page(&self, size: usize) {
         self.shared.lock().world.page = size;

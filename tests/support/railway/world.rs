@@ -61,6 +61,16 @@ pub struct Deployment {
     pub variables: BTreeMap<String, String>,
 }
 
+/// A commit that is to be applied.
+#[derive(Clone, Debug)]
+pub struct Workflow {
+    pub environment: String,
+    /// The statuses to come.
+    pub course: VecDeque<String>,
+    pub changes: Map<String, Value>,
+    pub deploys: bool,
+}
+
 /// Whose a token is.
 #[derive(Clone, Debug)]
 pub enum Access {
@@ -76,8 +86,7 @@ pub struct World {
     /// Oldest first.
     pub deployments: Vec<Deployment>,
     pub tokens: BTreeMap<String, Access>,
-    /// What a commit does not yet have done: (environment, statuses to come, changes, whether it deploys).
-    pub workflows: BTreeMap<String, (String, VecDeque<String>, Map<String, Value>, bool)>,
+    pub workflows: BTreeMap<String, Workflow>,
     pub workflow_course: Vec<String>,
     /// Changes of the configuration that are none of variables, as they were applied.
     pub other_changes: Vec<Value>,
@@ -289,15 +298,16 @@ impl World {
         }
         there.is_applying = true;
         let changes = there.staged.clone();
-        self.workflows.insert(id.clone(), (environment.to_owned(), course, changes, deploys));
+        let environment = environment.to_owned();
+        self.workflows.insert(id.clone(), Workflow { environment, course, changes, deploys });
         Ok(id)
     }
 
     /// How far a workflow is; one step on each time.
     pub fn workflow(&mut self, id: &str) -> Result<&'static str, Refusal> {
-        let Some((environment, course, changes, deploys)) = self.workflows.get_mut(id) else { return Ok("NotFound") };
-        let status = course.pop_front().unwrap_or_else(|| "Complete".to_owned());
-        let (environment, changes, deploys) = (environment.clone(), changes.clone(), *deploys);
+        let Some(workflow) = self.workflows.get_mut(id) else { return Ok("NotFound") };
+        let status = workflow.course.pop_front().unwrap_or_else(|| "Complete".to_owned());
+        let Workflow { environment, changes, deploys, .. } = workflow.clone();
         let is_due = self.environments[&environment].is_applying;
         let there = self.environments.get_mut(&environment).expect("there");
         match status.as_str() {
@@ -351,6 +361,9 @@ impl World {
         changes: &Map<String, Value>,
         deploys: bool,
     ) -> Result<(), Refusal> {
+        if changes.is_empty() {
+            return Ok(());
+        }
         let now = self.now();
         let variables = self.place(environment, service)?;
         for (name, change) in changes {
