@@ -530,7 +530,7 @@ fn edits_that_meet_are_tried_again_a_few_times() {
 fn an_edit_that_was_made_counts_whatever_the_command_says() {
     let bench = Bench::new();
     let item = bench.op.item(&bench.vault, "openwork", &[("token", "t1")]);
-    let it = bench.open_within(Duration::from_secs(20));
+    let it = bench.open_within(Duration::from_secs(8));
     let mut read = bench.get(&it, &item).unwrap();
     for (number, act) in
         [Act::error(1, "(500) Internal Server Error"), Act::say(0, ""), Act::Hang].into_iter().enumerate()
