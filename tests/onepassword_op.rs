@@ -258,7 +258,9 @@ fn who_stops_waiting_ends_the_command() {
     let bench = Bench::new();
     let item = bench.op.item(&bench.vault, "openwork", &[("token", "t")]);
     let cancel = Cancel::default();
-    let it = bench.runtime.block_on(OnePassword::command(&bench.environment(), &cancel)).unwrap();
+    // So long that it is not the limit which ends it.
+    let limit = Duration::from_secs(600);
+    let it = bench.runtime.block_on(OnePassword::command_within(&bench.environment(), &cancel, limit)).unwrap();
     bench.op.fail(&Fault::new(When::Before, Act::Hang).times(1));
     // Dropped.
     let begun = async { wait_until(|| bench.op.hanging().is_some()).await };
@@ -332,5 +334,5 @@ fn a_field_is_found_by_id_and_by_label_and_never_guessed() {
     assert_failure(found(Some("part"), "token"), ExitCode::Usage, &["s1, s2", "several sections"]);
     assert_failure(found(Some("s3"), "token"), ExitCode::NotFound, &["no field `token` in that section"]);
     assert_failure(found(Some("none"), "token"), ExitCode::NotFound, &["no section `none`"]);
-    assert_failure(found(None, "nothing"), ExitCode::NotFound, &["no field `nothing`"]);
+    assert_failure(found(None, "nothing"), ExitCode::NotFound, &["no field `nothing`", "correct the reference"]);
 }
