@@ -5,6 +5,7 @@
 mod onepassword;
 mod support;
 
+use std::net::TcpStream;
 use std::time::Duration;
 
 use onepassword::connect::{Act, FakeConnect, Fault, TOKEN};
@@ -15,7 +16,7 @@ use opsctl::secret::Secret;
 use opsctl::{Error, ExitCode, Result};
 use serde_json::{Value, json};
 use support::TestDir;
-use support::daemon::{Daemon, tool};
+use support::daemon::{Daemon, http, tool};
 
 struct Bench {
     server: FakeConnect,
@@ -164,7 +165,8 @@ fn values_are_exact_and_an_edit_changes_nothing_else() {
     wanted["updatedAt"] = "2026-11-22T10:20:30Z".into();
     wanted["fields"][0]["value"] = odd.into();
     let id = &edited.field(None, "previous").unwrap().id;
-    wanted["fields"][2] = json!({ "id": id, "type": "CONCEALED", "label": "previous", "value": pem });
+    let fields = wanted["fields"].as_array_mut().unwrap();
+    fields.push(json!({ "id": id, "type": "CONCEALED", "label": "previous", "value": pem }));
     assert_eq!(bench.server.stored(&bench.item), wanted);
 }
 
@@ -366,7 +368,10 @@ fn both_sides_keep_to_the_document_of_the_interface() {
         let log = prism.as_ref().map(|prism| prism.process.log_tail());
         format!("{}: {}", error.full_message(), log.unwrap_or_default())
     };
-    assert_eq!(bench.runtime.block_on(it.list("Team Vault")).unwrap_or_else(|error| panic!("{}", explain(&error))).len(), 1);
+    assert_eq!(
+        bench.runtime.block_on(it.list("Team Vault")).unwrap_or_else(|error| panic!("{}", explain(&error))).len(),
+        1
+    );
     let mut read = bench.get(&it).unwrap_or_else(|error| panic!("{}", explain(&error)));
     for edits in [
         vec![set(&read, "t2\n"), Edit::Add { label: "previous".into(), value: Secret::new("t1") }],
@@ -379,8 +384,15 @@ fn both_sides_keep_to_the_document_of_the_interface() {
     assert_failure(bench.runtime.block_on(it.get(&bench.vault, missing)), ExitCode::NotFound, &["not found (404)"]);
     let wrong = open(&[("OP_CONNECT_HOST", url), ("OP_CONNECT_TOKEN", "wrong".to_owned())]);
     assert_failure(bench.get(&wrong), ExitCode::Denied, &["Invalid token signature"]);
-    if prism.is_some() {
-        // It does look: an answer that the document does not know does not come through.
+    if let Some(prism) = &prism {
+        // It does look: a request that the document does not know does not come through, and neither does an answer.
+        let (before, headers) = (bench.server.requests().len(), ["Authorization", "Content-Type"]);
+        let headers: Vec<_> =
+            headers.into_iter().zip([format!("Bearer {TOKEN}"), "application/json".to_owned()]).collect();
+        let host = prism.url.trim_start_matches("http://");
+        let (path, body) = (format!("/v1/vaults/{}/items/{}", bench.vault, bench.item), br#"{"category":"NONE"}"#);
+        let answered = http(TcpStream::connect(host).unwrap(), host, "PUT", &path, &headers, body).unwrap();
+        assert_eq!((answered, bench.server.requests().len()), (422, before));
         bench.server.alter(&bench.item, |item| item["favorite"] = "yes".into());
         assert_failure(bench.get(&it), ExitCode::Failed, &[]);
     }

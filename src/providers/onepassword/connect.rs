@@ -39,6 +39,8 @@ pub(super) struct Connect {
     address: Address,
     client: Client,
     bearer: HeaderValue,
+    /// Hidden from all output as long as this is here.
+    _token: Secret,
     limit: Duration,
     requests: AtomicU64,
 }
@@ -62,7 +64,7 @@ impl Connect {
             |_| Failure::unfit(format!("{TOKEN} is no token: it holds other characters"), "copy it once more, whole");
         let mut bearer = HeaderValue::from_str(&bearer).map_err(refused)?;
         bearer.set_sensitive(true);
-        Ok(Self { client: address.client()?, address, bearer, limit, requests: AtomicU64::new(0) })
+        Ok(Self { client: address.client()?, address, bearer, _token: token, limit, requests: AtomicU64::new(0) })
     }
 
     pub(super) fn requests(&self) -> u64 {

@@ -194,3 +194,44 @@ impl Serialize for NewField<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ODD: &str =
+        r#"{ "big" : 123456789012345678901234567890, "far":1e400,"text":"\u00e9\/" , "twice":1,"twice":2 }"#;
+
+    fn text(edited: Result<Wiped, Failure>) -> String {
+        String::from_utf8(edited.unwrap().to_vec()).unwrap()
+    }
+
+    fn set(field: &str, value: &str) -> Edit {
+        Edit::Set { field: field.into(), value: Secret::new(value) }
+    }
+
+    #[test]
+    fn what_is_not_edited_stays_as_it_is_written() {
+        let item =
+            format!(r#"{{"odd":{ODD},"fields":[{{"id":"a","odd":{ODD},"value":"old"}},{ODD},{{"id":"b"}}],"n":-0.0}}"#);
+        let new_id = || Ok("new".to_owned());
+        let added = Edit::Add { label: "l".into(), value: Secret::new("\"") };
+        let edited = edited(item.as_bytes(), &[set("a", "x\n"), set("b", "y"), added], new_id);
+        let wanted = format!(
+            r#"{{"odd":{ODD},"fields":[{{"id":"a","odd":{ODD},"value":"x\n"}},{ODD},{{"id":"b","value":"y"}},{{"id":"new","type":"CONCEALED","label":"l","value":"\""}}],"n":-0.0}}"#
+        );
+        assert_eq!(text(edited), wanted);
+    }
+
+    #[test]
+    fn an_item_without_fields_gets_its_first() {
+        let added = [Edit::Add { label: "l".into(), value: Secret::new("v") }, set("new", "w")];
+        for item in [r#"{"fields":null}"#, "{}"] {
+            let edited = text(edited(item.as_bytes(), &added, || Ok("new".to_owned())));
+            assert_eq!(edited, r#"{"fields":[{"id":"new","type":"CONCEALED","label":"l","value":"w"}]}"#);
+        }
+        for (edit, item) in [(set("a", "v"), r#"{"fields":[]}"#), (Edit::Remove { field: "a".into() }, "{}")] {
+            assert!(matches!(edited(item.as_bytes(), &[edit], || Ok(String::new())), Err(Failure::Missing(_))));
+        }
+    }
+}

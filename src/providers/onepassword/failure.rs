@@ -15,7 +15,7 @@ pub(super) enum Failure {
     /// No such vault, item or field, or it may not be seen.
     #[error("{0}")]
     Missing(String),
-    /// A program that is needed is not there.
+    /// What was named is not there.
     #[error("{message}")]
     Absent { message: String, hint: &'static str },
     /// A name stands for several things.

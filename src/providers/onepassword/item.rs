@@ -177,9 +177,8 @@ impl Item {
         }
         match found[..] {
             [field] => Ok(field),
-            [] => Err(Failure::Missing(format!("the item `{}` ({}) has no field `{name}`{}", self.title, self.id, {
-                if section.is_some() { " in that section" } else { "" }
-            }))),
+            [] if section.is_some() => Err(self.without(&format!("field `{name}` in that section"))),
+            [] => Err(self.without(&format!("field `{name}`"))),
             _ => Err(self.ambiguous("fields", name, found.iter().map(|field| field.id.as_str()))),
         }
     }
@@ -193,9 +192,14 @@ impl Item {
         }
         match found[..] {
             [id] => Ok(id),
-            [] => Err(Failure::Missing(format!("the item `{}` ({}) has no section `{name}`", self.title, self.id))),
+            [] => Err(self.without(&format!("section `{name}`"))),
             _ => Err(self.ambiguous("sections", name, found.into_iter())),
         }
+    }
+
+    fn without(&self, what: &str) -> Failure {
+        let message = format!("the item `{}` ({}) has no {what}", self.title, self.id);
+        Failure::Absent { message, hint: "correct the reference, or add the field to the item in 1Password" }
     }
 
     fn ambiguous<'a>(&self, what: &str, name: &str, ids: impl Iterator<Item = &'a str>) -> Failure {

@@ -257,7 +257,8 @@ impl FakeOp {
     /// Lets the service account make so many requests and no more.
     pub fn limit(&self, requests: Option<u64>) {
         self.change(|state| {
-            state["limit"] = requests.map_or(Value::Null, |more| (state["used"].as_u64().unwrap() + more).into())
+            let used = state["used"].as_u64().expect("a number");
+            state["limit"] = requests.map_or(Value::Null, |more| (used + more).into());
         });
     }
 
