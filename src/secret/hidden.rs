@@ -30,8 +30,9 @@ const CUTS: [&str; 2] = ["…", "..."];
 
 static HIDDEN: Mutex<Option<Arc<Needles>>> = Mutex::new(None);
 
-/// Blanks a value out of all output from now on.
-pub(super) fn add(value: &str) {
+/// Blanks a value out of all output from now on: as it is, and in each form that it is sent or shown in. Values of less
+/// than four bytes cannot be told from ordinary words.
+pub fn hide(value: &str) {
     let mut needles = Needles::default();
     needles.add(value);
     Arc::make_mut(list().get_or_insert_default()).extend(needles);
@@ -61,9 +62,20 @@ fn list() -> MutexGuard<'static, Option<Arc<Needles>>> {
     HIDDEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is looked for, in order of its bytes.
-#[derive(Clone, Default)]
-struct Needles(Vec<Needle>);
+/// What is looked for.
+#[derive(Clone)]
+struct Needles {
+    /// In order of their bytes.
+    all: Vec<Needle>,
+    /// Whether any begins with these two bytes: so most places of a text are passed by at once.
+    begins: Vec<bool>,
+}
+
+impl Default for Needles {
+    fn default() -> Self {
+        Self { all: Vec::new(), begins: vec![false; 1 << 16] }
+    }
+}
 
 #[derive(Clone)]
 struct Needle {
@@ -93,7 +105,7 @@ impl Needles {
 
     fn add_forms(&mut self, value: &str) {
         self.insert(Secret::new(value), false);
-        for digits in [hex(value, false), hex(value, true)] {
+        for digits in [hex(value, false), hex(value, true), decimal(value)] {
             self.insert(Secret::new(&digits), false);
         }
         for before in 0..3 {
@@ -110,14 +122,16 @@ impl Needles {
 
     fn insert(&mut self, text: Secret, is_base64: bool) {
         if text.expose().len() >= SHORTEST {
-            self.0.push(Needle { text, is_base64 });
+            self.begins[pair(text.expose().as_bytes())] = true;
+            self.all.push(Needle { text, is_base64 });
         }
     }
 
     fn extend(&mut self, more: Self) {
-        self.0.extend(more.0);
-        self.0.sort_by(|a, b| a.bytes().cmp(b.bytes()));
-        self.0.dedup_by(|a, b| a.bytes() == b.bytes());
+        self.all.extend(more.all);
+        self.all.sort_by(|a, b| a.bytes().cmp(b.bytes()));
+        self.all.dedup_by(|a, b| a.bytes() == b.bytes());
+        self.begins.iter_mut().zip(more.begins).for_each(|(begins, more)| *begins |= more);
     }
 
     fn blank<'a>(&self, text: &'a str) -> Cow<'a, str> {
@@ -144,8 +158,11 @@ impl Needles {
     fn find(&self, view: &View) -> Vec<Range<usize>> {
         let bytes = view.bytes();
         let mut found = Vec::new();
-        for start in 0..bytes.len() {
+        for start in 0..bytes.len().saturating_sub(SHORTEST - 1) {
             let rest = &bytes[start..];
+            if !self.begins[pair(rest)] {
+                continue;
+            }
             let longest = self.beginning_like(rest).filter_map(|needle| Some((matched(needle, rest)?, needle)));
             if let Some((length, needle)) = longest.max_by_key(|(length, _)| *length) {
                 let range = start..start + length;
@@ -158,10 +175,15 @@ impl Needles {
     /// The needles that have the first bytes of this text.
     fn beginning_like<'a>(&'a self, text: &'a [u8]) -> impl Iterator<Item = &'a Needle> {
         let key = text.get(..SHORTEST).unwrap_or_default();
-        let first = self.0.partition_point(|needle| needle.bytes() < key);
+        let first = self.all.partition_point(|needle| needle.bytes() < key);
         let like = move |needle: &&Needle| !key.is_empty() && needle.bytes().starts_with(key);
-        self.0.iter().skip(first).take_while(like)
+        self.all.iter().skip(first).take_while(like)
     }
+}
+
+/// The first two bytes, as a number.
+fn pair(bytes: &[u8]) -> usize {
+    bytes.iter().take(2).fold(0, |number, byte| number << 8 | usize::from(*byte))
 }
 
 /// How much of a text is this needle: all of it, or its beginning where the text was cut off.
@@ -190,6 +212,16 @@ fn hex(value: &str, upper: bool) -> Zeroizing<String> {
         let _ = if upper { write!(digits, "{byte:02X}") } else { write!(digits, "{byte:02x}") };
     }
     digits
+}
+
+/// As `Debug` shows bytes.
+fn decimal(value: &str) -> Zeroizing<String> {
+    let mut numbers = Zeroizing::new(String::with_capacity(value.len() * 5));
+    for byte in value.bytes() {
+        let comma = if numbers.is_empty() { "" } else { ", " };
+        let _ = write!(numbers, "{comma}{byte}");
+    }
+    numbers
 }
 
 #[cfg(test)]

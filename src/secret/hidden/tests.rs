@@ -47,6 +47,7 @@ fn a_value_is_found_in_each_form() {
         percent(&json, b"", false),
         hex(VALUE, false).to_string(),
         hex(VALUE, true).to_string(),
+        format!("{:?}", VALUE.as_bytes()).replace(['[', ']'], ""),
         VALUE.replace(' ', " \r\n\t"),
     ];
     for form in forms {
