@@ -3,5 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test helper fails by panicking")]
 
 pub mod canary;
+pub mod memory;
 
 pub use canary::{Canary, Form};
+pub use memory::{Ending, copies};
