@@ -11,6 +11,8 @@ mod support;
 
 #[path = "support/again.rs"]
 mod again;
+#[path = "support/calls.rs"]
+mod calls;
 #[path = "support/leaks/mod.rs"]
 mod leaks;
 
@@ -19,7 +21,7 @@ use std::net::TcpListener;
 
 use again::{Held, again, hold, role};
 use leaks::canary::word;
-use leaks::{Ending, copies};
+use leaks::{Canary, Ending, Form, Place, Trace, copies};
 use opsctl::providers::wiped;
 use opsctl::secret::Secret;
 use opsctl::wiping::Wiping;
@@ -217,5 +219,73 @@ fn a_process_is_looked_at_when_it_is_about_to_end() {
         assert!(copies(ending.pid, word(ANSWERED).as_bytes()).is_empty(), "what it never had");
         let (out, _) = ending.go_on();
         assert!(String::from_utf8(out).unwrap().contains("work is done"));
+    }
+}
+
+// ---- what a command gives to the system ----
+
+#[test]
+fn each_place_that_a_value_goes_to_is_seen() {
+    let dir = TestDir::new();
+    let names = ["file", "argument", "variable", "name", "pipe", "socket", "pieces", "base64"];
+    let canaries: Vec<Canary> = names.iter().zip(100..).map(|(name, seed)| Canary::odd(name, seed)).collect();
+    let it = |name: &str| canaries.iter().find(|canary| canary.name == name).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // By files, so that the arguments and variables of this command hold none of them but two.
+    for canary in &canaries {
+        dir.write(format!("in/{}", canary.name), &canary.value);
+    }
+    let name = word(7);
+    dir.write("in/name", &name);
+    let script = r#"
+        tail -c 10000 in/file > out
+        env V="$(cat in/variable)" true "$(cat in/argument)"
+        : > "$(cat in/name)"
+        cat in/pipe | tail -c 10000 > /dev/null
+        cat in/socket > /dev/tcp/127.0.0.1/$0
+        { head -c 20 in/pieces; tail -c +21 in/pieces; } > pieces
+        { printf 'user:'; cat in/base64; } | base64 -w 0 > base64
+    "#;
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", &format!("cd '{}'; {script}", dir.path().display()), &port.to_string()]);
+    command.env_clear().envs(support::clean_env());
+    let trace = Trace::of(&command, &dir.join("strace"));
+    assert_eq!(trace.done.code, 0, "{}", trace.done.stderr);
+    let file = |name: &str| Place::File(dir.join(name).to_str().unwrap().to_owned());
+    let seen = |name: &str, program: &str, form: Form| -> Vec<Place> {
+        let mut seen = trace.seen(it(name));
+        seen.retain(|(who, _, forms)| *who == program && forms.contains(&form));
+        seen.into_iter().map(|(_, place, _)| place.clone()).collect()
+    };
+    assert_eq!(seen("file", "tail", Form::Whole), [file("out")]);
+    assert_eq!(seen("argument", "true", Form::Whole), [Place::Arguments]);
+    assert_eq!(seen("variable", "true", Form::Whole), [Place::Environment]);
+    assert_eq!(seen("pipe", "cat", Form::Whole), [Place::Pipe(vec!["tail".into()])]);
+    assert_eq!(seen("pipe", "tail", Form::Whole), [Place::Device("/dev/null".into())]);
+    let connection = seen("socket", "cat", Form::Whole);
+    assert!(
+        matches!(&connection[..], [Place::Socket(shown)] if shown.contains(&format!(":{port}]"))),
+        "{connection:?}"
+    );
+    // In two pieces by two programs; either is long enough to be known.
+    assert_eq!(seen("pieces", "head", Form::Piece), [file("pieces")]);
+    assert_eq!(seen("pieces", "tail", Form::Piece), [file("pieces")]);
+    assert_eq!(seen("base64", "base64", Form::Base64), [file("base64")]);
+    let named = trace.seen(&Canary::of("name", &name)).into_iter().map(|(_, place, _)| place);
+    assert!(named.into_iter().any(|place| *place == Place::Call("openat".into())));
+    assert!(trace.programs().is_superset(&["bash", "cat", "tail", "true", "base64"].into()), "{:?}", trace.programs());
+}
+
+#[test]
+fn a_value_is_known_in_each_form_and_nothing_else_is_taken_for_it() {
+    for canary in [Canary::word("a word", 1), Canary::odd("an odd one", 2), Canary::lines("a key", 3)] {
+        for (form, shown) in canary.forms() {
+            assert!(canary.found_in(format!("<{shown}>").as_bytes()).contains(&form), "{form:?}");
+        }
+        assert_eq!(canary.found_in(&canary.value.as_bytes()[28..40]), [Form::Piece]);
+        for other in [Canary::word("b", 11), Canary::odd("b", 12), Canary::lines("b", 13)] {
+            canary.is_not_in("another value", other.value.as_bytes());
+        }
     }
 }

@@ -11,6 +11,8 @@ mod support;
 
 #[path = "support/again.rs"]
 mod again;
+#[path = "support/calls.rs"]
+mod calls;
 #[path = "support/leaks/mod.rs"]
 mod leaks;
 #[path = "support/terminal.rs"]

@@ -4,6 +4,8 @@
 
 pub mod canary;
 pub mod memory;
+pub mod trace;
 
 pub use canary::{Canary, Form};
 pub use memory::{Ending, copies};
+pub use trace::{Place, Trace};
