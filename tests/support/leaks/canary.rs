@@ -17,7 +17,7 @@ pub enum Form {
     Json,
     Debug,
     Percent,
-    Form,
+    Query,
     Base64,
     Hex,
     /// The numbers of its bytes.
@@ -62,8 +62,8 @@ impl Canary {
             forms.push((Form::Percent, lower_hex(&percent(value, plain)).into_bytes()));
         }
         let form: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
-        forms.push((Form::Form, lower_hex(&form).into_bytes()));
-        forms.push((Form::Form, form.into_bytes()));
+        forms.push((Form::Query, lower_hex(&form).into_bytes()));
+        forms.push((Form::Query, form.into_bytes()));
         let hex: String = value.bytes().map(|byte| format!("{byte:02x}")).collect();
         forms.push((Form::Hex, hex.to_uppercase().into_bytes()));
         forms.push((Form::Hex, hex.into_bytes()));
