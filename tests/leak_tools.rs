@@ -18,6 +18,7 @@ mod leaks;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
+use std::process::Command;
 
 use again::{Held, again, hold, role};
 use leaks::canary::word;
@@ -27,6 +28,8 @@ use opsctl::secret::Secret;
 use opsctl::wiping::Wiping;
 use serde::{Deserialize, Serialize};
 use support::TestDir;
+use support::opsctl::Guarded;
+use zeroize::Zeroizing;
 
 #[global_allocator]
 static ALLOCATOR: Wiping = Wiping;
@@ -60,7 +63,7 @@ fn remember(role: &str) {
         opsctl::wiping::turn_on();
     }
     // Made without a copy: of what is made on the way, the value is no part.
-    let value = Secret::new(&zeroize::Zeroizing::new(word(SENT)));
+    let value = Secret::new(&Zeroizing::new(word(SENT)));
     match what {
         "kept" => {
             let (one, two) = (long(&value), long(&value));
@@ -69,14 +72,22 @@ fn remember(role: &str) {
         }
         "dropped" => {
             drop(long(&value));
-            let mut grown = long(&value).into_bytes();
-            for _ in 0..12 {
-                grown.reserve_exact(grown.capacity());
-            }
-            grown.truncate(90);
-            grown.shrink_to_fit();
-            drop(std::hint::black_box(grown));
             drop(value);
+            hold();
+        }
+        "grown" => {
+            let mut grown = Zeroizing::new(long(&value).into_bytes());
+            // Behind it, so that it has to move.
+            let behind = [vec![1_u8; 80], vec![1_u8; 80]];
+            grown.reserve_exact(1000);
+            drop((grown, behind, value));
+            hold();
+        }
+        "shrunk" => {
+            let mut shrunk = format!("{:1000}{}", "", value.expose()).into_bytes();
+            shrunk.truncate(10);
+            shrunk.shrink_to_fit();
+            drop((shrunk, value));
             hold();
         }
         "hidden" => {
@@ -95,11 +106,13 @@ fn what_is_freed_is_found_in_memory_unless_it_is_wiped() {
     if let Some(role) = role() {
         return remember(&role);
     }
-    let count = |role| left("what_is_freed_is_found_in_memory_unless_it_is_wiped", role).0;
+    let count = |role: &str| left("what_is_freed_is_found_in_memory_unless_it_is_wiped", role).0;
     assert_eq!(count("plain kept"), 3);
     assert_eq!(count("wiping kept"), 3);
-    assert!(count("plain dropped") > 0, "the scan finds what is left");
-    assert_eq!(count("wiping dropped"), 0);
+    for what in ["dropped", "grown", "shrunk"] {
+        assert!(count(&format!("plain {what}")) > 0, "{what}: the scan finds what is left");
+        assert_eq!(count(&format!("wiping {what}")), 0, "{what}");
+    }
     assert_eq!(count("wiping hidden"), 0);
 }
 
@@ -161,13 +174,14 @@ fn exchange(role: &str) {
     if words[0] == "wiping" {
         opsctl::wiping::turn_on();
     }
-    let url = format!("http://127.0.0.1:{}/", words[2]);
-    let value = Secret::new(&zeroize::Zeroizing::new(word(SENT)));
+    let url = words[2];
+    let value = Secret::new(&Zeroizing::new(word(SENT)));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        // The certificate of a test; what is copied does not depend on who vouches for it.
+        let client = reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).build().unwrap();
         for _ in 0..REQUESTS {
-            let answered = ask(&client, &url, words[1] == "naive", &value).await;
+            let answered = ask(&client, url, words[1] == "naive", &value).await;
             assert_eq!(answered.expose().len(), 40);
         }
     });
@@ -185,18 +199,59 @@ fn a_round_trip_over_http_leaves_nothing_in_memory() {
     }
     let count = |how: &str| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let role = format!("{how} {}", listener.local_addr().unwrap().port());
+        let port = listener.local_addr().unwrap().port();
+        let relay = how.starts_with("tls").then(|| encrypting(port));
+        let url = relay
+            .as_ref()
+            .map_or(format!("http://127.0.0.1:{port}/"), |(_, port)| format!("https://127.0.0.1:{port}/"));
+        let role = format!("{} {url}", how.trim_start_matches("tls "));
         std::thread::scope(|scope| {
             scope.spawn(|| serve(&listener, REQUESTS));
             left("a_round_trip_over_http_leaves_nothing_in_memory", &role)
         })
     };
-    let (sent, answered) = count("plain naive");
-    assert!(sent + answered > 0, "the usual way leaves copies");
-    let (sent, answered) = count("plain careful");
-    assert!(sent + answered > 0, "the libraries leave copies");
-    assert_eq!(count("wiping naive"), (0, 0));
-    assert_eq!(count("wiping careful"), (0, 0));
+    for how in ["plain naive", "plain careful", "tls plain naive", "tls plain careful"] {
+        let (sent, answered) = count(how);
+        assert!(sent + answered > 0, "{how}: the libraries leave copies, or this test proves nothing");
+    }
+    for how in ["wiping naive", "wiping careful", "tls wiping naive", "tls wiping careful"] {
+        assert_eq!(count(how), (0, 0), "{how}");
+    }
+}
+
+/// A server that takes TLS off and passes on what it gets, and its port.
+fn encrypting(to: u16) -> (Guarded, u16) {
+    let dir = TestDir::new();
+    let (key, certificate) = (dir.join("key.pem"), dir.join("certificate.pem"));
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
+    openssl.args(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]);
+    let made = openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate).output();
+    assert!(made.is_ok_and(|made| made.status.success()), "openssl is missing: run `make tools`");
+    let script = "
+import asyncio, ssl, sys
+async def copy(reader, writer):
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+async def relay(reader, writer):
+    to = await asyncio.open_connection('127.0.0.1', int(sys.argv[3]))
+    await asyncio.gather(copy(reader, to[1]), copy(to[0], writer))
+async def main():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[2], sys.argv[1])
+    server = await asyncio.start_server(relay, '127.0.0.1', 0, ssl=context)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+";
+    let mut python = Command::new("python3");
+    python.args(["-c", script]).arg(&key).arg(&certificate).arg(to.to_string());
+    let mut server = Guarded::spawn(&mut python);
+    let mut line = String::new();
+    BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    (server, line.trim().parse().unwrap())
 }
 
 // ---- the end of a process ----
@@ -247,7 +302,7 @@ fn each_place_that_a_value_goes_to_is_seen() {
         { head -c 20 in/pieces; tail -c +21 in/pieces; } > pieces
         { printf 'user:'; cat in/base64; } | base64 -w 0 > base64
     "#;
-    let mut command = std::process::Command::new("bash");
+    let mut command = Command::new("bash");
     command.args(["-c", &format!("cd '{}'; {script}", dir.path().display()), &port.to_string()]);
     command.env_clear().envs(support::clean_env());
     let trace = Trace::of(&command, &dir.join("strace"));
