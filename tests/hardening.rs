@@ -22,6 +22,7 @@ use opsctl::hardening::protect;
 use opsctl::secret::Secret;
 use opsctl::wiping::Wiping;
 use support::TestDir;
+use support::opsctl::{run, traced};
 
 #[global_allocator]
 static ALLOCATOR: Wiping = Wiping;
@@ -147,4 +148,15 @@ fn under_a_limit_the_secrets_are_locked_and_nothing_fails() {
         assert!(said.contains("may be kept out of swap: the secrets are"), "{said}");
         assert_eq!(said.matches("not every secret can be kept out of swap").count(), usize::from(most < 64), "{said}");
     }
+}
+
+#[test]
+fn no_command_dumps_a_core() {
+    let dir = TestDir::new();
+    let mut command = support::opsctl_process();
+    command.args(["list", "--store"]).arg(dir.file_url("store"));
+    let log = dir.join("strace");
+    run(traced(&command, &log, &["-e", "trace=prlimit64"])).ended(10);
+    let calls = std::fs::read_to_string(log).unwrap();
+    assert!(calls.contains("RLIMIT_CORE, {rlim_cur=0, rlim_max=0}, NULL) = 0"), "{calls}");
 }

@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use base64::engine::general_purpose::{GeneralPurpose, STANDARD, URL_SAFE};
 use zeroize::Zeroizing;
 
 use super::Secret;
@@ -33,8 +33,7 @@ static HIDDEN: Mutex<Option<Arc<Needles>>> = Mutex::new(None);
 /// Blanks a value out of all output from now on: as it is, and in each form that it is sent or shown in. Values of less
 /// than four bytes cannot be told from ordinary words.
 pub fn hide(value: &str) {
-    let mut needles = Needles::default();
-    needles.add(value);
+    let needles = needles(value);
     Arc::make_mut(list().get_or_insert_default()).extend(needles);
 }
 
@@ -86,52 +85,49 @@ struct Needle {
 }
 
 impl Needle {
+    fn new(text: &str, is_base64: bool) -> Self {
+        Self { text: Secret::new(text), is_base64 }
+    }
+
     fn bytes(&self) -> &[u8] {
         self.text.expose().as_bytes()
     }
 }
 
-impl Needles {
-    fn add(&mut self, value: &str) {
-        for whole in [value, value.trim()] {
-            if whole.len() >= SHORTEST {
-                self.add_forms(whole);
-            }
-        }
-        for line in value.lines().map(str::trim).filter(|line| line.len() >= SHORTEST_PIECE) {
-            self.insert(Secret::new(line), false);
-        }
-    }
-
-    fn add_forms(&mut self, value: &str) {
-        self.insert(Secret::new(value), false);
-        for digits in [hex(value, false), hex(value, true), decimal(value)] {
-            self.insert(Secret::new(&digits), false);
-        }
+/// What a value is found by.
+fn needles(value: &str) -> Vec<Needle> {
+    let mut all = Vec::new();
+    for whole in [value, value.trim()].into_iter().filter(|whole| whole.len() >= SHORTEST) {
+        let digits = [hex(whole, false), hex(whole, true), decimal(whole)];
+        all.push(Needle::new(whole, false));
+        all.extend(digits.iter().map(|digits| Needle::new(digits, false)));
         for before in 0..3 {
-            for engine in [STANDARD, URL_SAFE] {
-                let mut bytes = Zeroizing::new(vec![0; before + value.len()]);
-                bytes[before..].copy_from_slice(value.as_bytes());
-                let digits = Zeroizing::new(engine.encode(&bytes));
-                // Those that nothing but the value decides.
-                let inner = digits.get((before * 8).div_ceil(6)..bytes.len() * 8 / 6).unwrap_or_default();
-                self.insert(Secret::new(inner), true);
-            }
+            all.extend([STANDARD, URL_SAFE].map(|engine| Needle::new(&base64_inside(whole, before, &engine), true)));
         }
     }
+    let lines = value.lines().map(str::trim).filter(|line| line.len() >= SHORTEST_PIECE);
+    all.extend(lines.map(|line| Needle::new(line, false)));
+    all
+}
 
-    fn insert(&mut self, text: Secret, is_base64: bool) {
-        if text.expose().len() >= SHORTEST {
-            self.begins[pair(text.expose().as_bytes())] = true;
-            self.all.push(Needle { text, is_base64 });
+/// The digits of base64 that nothing but the value decides when so many bytes stand before it.
+fn base64_inside(value: &str, before: usize, engine: &GeneralPurpose) -> Zeroizing<String> {
+    let mut bytes = Zeroizing::new(vec![0; before + value.len()]);
+    bytes[before..].copy_from_slice(value.as_bytes());
+    let digits = Zeroizing::new(engine.encode(&bytes));
+    let inside = digits.get((before * 8).div_ceil(6)..bytes.len() * 8 / 6);
+    Zeroizing::new(inside.unwrap_or_default().to_owned())
+}
+
+impl Needles {
+    fn extend(&mut self, more: Vec<Needle>) {
+        let more = more.into_iter().filter(|needle| needle.bytes().len() >= SHORTEST);
+        for needle in more {
+            self.begins[pair(needle.bytes())] = true;
+            self.all.push(needle);
         }
-    }
-
-    fn extend(&mut self, more: Self) {
-        self.all.extend(more.all);
         self.all.sort_by(|a, b| a.bytes().cmp(b.bytes()));
         self.all.dedup_by(|a, b| a.bytes() == b.bytes());
-        self.begins.iter_mut().zip(more.begins).for_each(|(begins, more)| *begins |= more);
     }
 
     fn blank<'a>(&self, text: &'a str) -> Cow<'a, str> {
