@@ -20,7 +20,7 @@ use serde::de::{Deserialize, Deserializer, Visitor};
 use zeroize::Zeroizing;
 
 use crate::hardening;
-pub use hidden::{blank, forget, is_any};
+pub use hidden::{blank, forget, hide, is_any};
 
 /// A secret value. Cloning it shares it.
 #[derive(Clone)]
@@ -41,11 +41,10 @@ impl Secret {
         &self.0
     }
 
-    /// The same value, blanked out of all output from now on: as it is, and in each form that it is sent or shown in.
-    /// Values of less than four bytes cannot be told from ordinary words.
+    /// The same value, [hidden](hide) from now on.
     #[must_use]
     pub fn hidden(self) -> Self {
-        hidden::add(self.expose());
+        hide(self.expose());
         self
     }
 }

@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use base64::engine::general_purpose::{GeneralPurpose, STANDARD, URL_SAFE};
 use zeroize::Zeroizing;
 
 use super::Secret;
@@ -30,10 +30,10 @@ const CUTS: [&str; 2] = ["…", "..."];
 
 static HIDDEN: Mutex<Option<Arc<Needles>>> = Mutex::new(None);
 
-/// Blanks a value out of all output from now on.
-pub(super) fn add(value: &str) {
-    let mut needles = Needles::default();
-    needles.add(value);
+/// Blanks a value out of all output from now on: as it is, and in each form that it is sent or shown in. Values of less
+/// than four bytes cannot be told from ordinary words.
+pub fn hide(value: &str) {
+    let needles = needles(value);
     Arc::make_mut(list().get_or_insert_default()).extend(needles);
 }
 
@@ -61,9 +61,20 @@ fn list() -> MutexGuard<'static, Option<Arc<Needles>>> {
     HIDDEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is looked for, in order of its bytes.
-#[derive(Clone, Default)]
-struct Needles(Vec<Needle>);
+/// What is looked for.
+#[derive(Clone)]
+struct Needles {
+    /// In order of their bytes.
+    all: Vec<Needle>,
+    /// Whether any begins with these two bytes: so most places of a text are passed by at once.
+    begins: Vec<bool>,
+}
+
+impl Default for Needles {
+    fn default() -> Self {
+        Self { all: Vec::new(), begins: vec![false; 1 << 16] }
+    }
+}
 
 #[derive(Clone)]
 struct Needle {
@@ -74,50 +85,49 @@ struct Needle {
 }
 
 impl Needle {
+    fn new(text: &str, is_base64: bool) -> Self {
+        Self { text: Secret::new(text), is_base64 }
+    }
+
     fn bytes(&self) -> &[u8] {
         self.text.expose().as_bytes()
     }
 }
 
-impl Needles {
-    fn add(&mut self, value: &str) {
-        for whole in [value, value.trim()] {
-            if whole.len() >= SHORTEST {
-                self.add_forms(whole);
-            }
-        }
-        for line in value.lines().map(str::trim).filter(|line| line.len() >= SHORTEST_PIECE) {
-            self.insert(Secret::new(line), false);
-        }
-    }
-
-    fn add_forms(&mut self, value: &str) {
-        self.insert(Secret::new(value), false);
-        for digits in [hex(value, false), hex(value, true)] {
-            self.insert(Secret::new(&digits), false);
-        }
+/// What a value is found by.
+fn needles(value: &str) -> Vec<Needle> {
+    let mut all = Vec::new();
+    for whole in [value, value.trim()].into_iter().filter(|whole| whole.len() >= SHORTEST) {
+        let digits = [hex(whole, false), hex(whole, true), decimal(whole)];
+        all.push(Needle::new(whole, false));
+        all.extend(digits.iter().map(|digits| Needle::new(digits, false)));
         for before in 0..3 {
-            for engine in [STANDARD, URL_SAFE] {
-                let mut bytes = Zeroizing::new(vec![0; before + value.len()]);
-                bytes[before..].copy_from_slice(value.as_bytes());
-                let digits = Zeroizing::new(engine.encode(&bytes));
-                // Those that nothing but the value decides.
-                let inner = digits.get((before * 8).div_ceil(6)..bytes.len() * 8 / 6).unwrap_or_default();
-                self.insert(Secret::new(inner), true);
-            }
+            all.extend([STANDARD, URL_SAFE].map(|engine| Needle::new(&base64_inside(whole, before, &engine), true)));
         }
     }
+    let lines = value.lines().map(str::trim).filter(|line| line.len() >= SHORTEST_PIECE);
+    all.extend(lines.map(|line| Needle::new(line, false)));
+    all
+}
 
-    fn insert(&mut self, text: Secret, is_base64: bool) {
-        if text.expose().len() >= SHORTEST {
-            self.0.push(Needle { text, is_base64 });
+/// The digits of base64 that nothing but the value decides when so many bytes stand before it.
+fn base64_inside(value: &str, before: usize, engine: &GeneralPurpose) -> Zeroizing<String> {
+    let mut bytes = Zeroizing::new(vec![0; before + value.len()]);
+    bytes[before..].copy_from_slice(value.as_bytes());
+    let digits = Zeroizing::new(engine.encode(&bytes));
+    let inside = digits.get((before * 8).div_ceil(6)..bytes.len() * 8 / 6);
+    Zeroizing::new(inside.unwrap_or_default().to_owned())
+}
+
+impl Needles {
+    fn extend(&mut self, more: Vec<Needle>) {
+        let more = more.into_iter().filter(|needle| needle.bytes().len() >= SHORTEST);
+        for needle in more {
+            self.begins[pair(needle.bytes())] = true;
+            self.all.push(needle);
         }
-    }
-
-    fn extend(&mut self, more: Self) {
-        self.0.extend(more.0);
-        self.0.sort_by(|a, b| a.bytes().cmp(b.bytes()));
-        self.0.dedup_by(|a, b| a.bytes() == b.bytes());
+        self.all.sort_by(|a, b| a.bytes().cmp(b.bytes()));
+        self.all.dedup_by(|a, b| a.bytes() == b.bytes());
     }
 
     fn blank<'a>(&self, text: &'a str) -> Cow<'a, str> {
@@ -144,8 +154,11 @@ impl Needles {
     fn find(&self, view: &View) -> Vec<Range<usize>> {
         let bytes = view.bytes();
         let mut found = Vec::new();
-        for start in 0..bytes.len() {
+        for start in 0..bytes.len().saturating_sub(SHORTEST - 1) {
             let rest = &bytes[start..];
+            if !self.begins[pair(rest)] {
+                continue;
+            }
             let longest = self.beginning_like(rest).filter_map(|needle| Some((matched(needle, rest)?, needle)));
             if let Some((length, needle)) = longest.max_by_key(|(length, _)| *length) {
                 let range = start..start + length;
@@ -158,10 +171,15 @@ impl Needles {
     /// The needles that have the first bytes of this text.
     fn beginning_like<'a>(&'a self, text: &'a [u8]) -> impl Iterator<Item = &'a Needle> {
         let key = text.get(..SHORTEST).unwrap_or_default();
-        let first = self.0.partition_point(|needle| needle.bytes() < key);
+        let first = self.all.partition_point(|needle| needle.bytes() < key);
         let like = move |needle: &&Needle| !key.is_empty() && needle.bytes().starts_with(key);
-        self.0.iter().skip(first).take_while(like)
+        self.all.iter().skip(first).take_while(like)
     }
+}
+
+/// The first two bytes, as a number.
+fn pair(bytes: &[u8]) -> usize {
+    bytes.iter().take(2).fold(0, |number, byte| number << 8 | usize::from(*byte))
 }
 
 /// How much of a text is this needle: all of it, or its beginning where the text was cut off.
@@ -190,6 +208,16 @@ fn hex(value: &str, upper: bool) -> Zeroizing<String> {
         let _ = if upper { write!(digits, "{byte:02X}") } else { write!(digits, "{byte:02x}") };
     }
     digits
+}
+
+/// As `Debug` shows bytes.
+fn decimal(value: &str) -> Zeroizing<String> {
+    let mut numbers = Zeroizing::new(String::with_capacity(value.len() * 5));
+    for byte in value.bytes() {
+        let comma = if numbers.is_empty() { "" } else { ", " };
+        let _ = write!(numbers, "{comma}{byte}");
+    }
+    numbers
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use std::ops::Range;
 
 use zeroize::Zeroizing;
 
-/// Escaped texts inside escaped texts, down to here.
-const DEPTH: usize = 3;
+/// How often a text is quoted inside of another at most: an answer, in an answer, in a message, in `Debug`.
+const QUOTED: usize = 4;
 
 /// One way to see a text.
 pub(super) struct View {
@@ -54,23 +54,32 @@ impl View {
 
 /// The text itself, and what it is when it is decoded.
 pub(super) fn views(text: &str) -> Vec<View> {
-    let mut all = vec![View { bytes: Zeroizing::new(text.as_bytes().to_vec()), places: None }];
-    let mut latest = 0..1;
-    for _ in 0..DEPTH {
-        let decoded: Vec<View> = all[latest.clone()]
-            .iter()
-            .flat_map(|view| DECODERS.iter().filter_map(|decode| view.decoded(*decode)))
-            .collect();
-        latest = all.len()..all.len() + decoded.len();
-        all.extend(decoded);
+    let itself = || View { bytes: Zeroizing::new(text.as_bytes().to_vec()), places: None };
+    let mut all = unescaped(itself(), QUOTED);
+    // Encoded for a URL inside of a document, and a document that was encoded for one.
+    let inside: Vec<View> =
+        all.iter().flat_map(|view| [percent, form].map(|decode| view.decoded(decode))).flatten().collect();
+    for decode in [percent, form] {
+        let decoded = itself().decoded(decode).and_then(|view| view.decoded(backslash));
+        all.extend(decoded.into_iter().flat_map(|view| unescaped(view, QUOTED - 2)));
+    }
+    all.extend(inside);
+    let joined: Vec<View> = all.iter().filter_map(|view| view.decoded(line_break)).collect();
+    all.extend(joined);
+    all
+}
+
+/// A view, and up to so many others, each of which is the last one without its escapes.
+fn unescaped(view: View, times: usize) -> Vec<View> {
+    let mut all = vec![view];
+    for _ in 0..times {
+        all.extend(all.last().and_then(|view| view.decoded(backslash)));
     }
     all
 }
 
 /// What begins here: how many bytes of it are one piece, and what that stands for. `None` for an ordinary byte.
 type Decode = fn(&[u8]) -> Option<(usize, Piece)>;
-
-const DECODERS: [Decode; 4] = [backslash, percent, form, line_break];
 
 /// Up to four bytes.
 struct Piece {

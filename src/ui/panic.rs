@@ -15,8 +15,8 @@ pub fn report_panics() {
 
 fn report(panic: &PanicHookInfo<'_>) {
     let message = panic.payload_as_str().unwrap_or("no message");
-    let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();
-    let line = escape(&redact(&format!("this is a bug in opsctl, please report it{place}: {message}")));
+    let place = panic.location().map(|place| format!(" ({place})")).unwrap_or_default();
+    let line = escape(&redact(&format!("this is a bug in opsctl{place}: {message}")));
     if log::is_json() {
         tracing::error!("{line}");
     } else {

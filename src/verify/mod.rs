@@ -43,7 +43,7 @@ use crate::finding::{Finding, Status};
 use crate::providers::PROBE_LABEL;
 pub use crate::providers::address::Address;
 use crate::providers::engine;
-use crate::{Error, ExitCode, Result};
+use crate::{Error, ExitCode, Result, secret};
 use found::Found;
 use http::{Answer, Http, Trouble};
 
@@ -117,13 +117,12 @@ impl Report {
         }
     }
 
-    /// The same with every token blanked out: the last net, for a service that repeats what it was sent.
-    fn without(mut self, tokens: &Tokens) -> Self {
-        for check in &mut self.checks {
-            check.detail = tokens.blanked(&check.detail);
-            check.fix = check.fix.take().map(|fix| tokens.blanked(&fix));
+    /// The same without the tokens, which a service may repeat: a report is not only printed.
+    fn without_tokens(mut self) -> Self {
+        let texts = self.checks.iter_mut().flat_map(|check| std::iter::once(&mut check.detail).chain(&mut check.fix));
+        for text in texts.chain(self.versions.values_mut()) {
+            *text = secret::blank(text).into_owned();
         }
-        self.versions.values_mut().for_each(|version| *version = tokens.blanked(version));
         self
     }
 
@@ -188,7 +187,7 @@ pub async fn verify(request: &Request<'_>) -> Result<Report> {
         let left: Vec<&str> = left.iter().map(|(_, left)| left.as_str()).collect();
         return Err(if left.is_empty() { error } else { error.hint(format!("remove by hand: {}", left.join(", "))) });
     }
-    Ok(found.into_report(request.address.shown()).without(request.tokens))
+    Ok(found.into_report(request.address.shown()).without_tokens())
 }
 
 /// One verification.

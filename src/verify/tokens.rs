@@ -14,7 +14,7 @@ use super::http::Caller;
 use crate::config::profile::{Identity, Service};
 use crate::config::{Environment, Fetch, is_reference, read_limited};
 use crate::providers::onepassword::Reference;
-use crate::{Context as _, Error, ExitCode, Result};
+use crate::{Context as _, Error, ExitCode, Result, secret};
 
 /// Identities whose token has a flag of its own: (identity, flag).
 const FLAGS: [(&str, &str); 2] = [("client", "--client-token-file"), ("host", "--host-token-file")];
@@ -99,11 +99,6 @@ impl Tokens {
         Ok(Self(tokens))
     }
 
-    /// A text without any of them.
-    pub(super) fn blanked(&self, text: &str) -> String {
-        self.0.values().fold(text.to_owned(), |text, token| text.replace(token.expose_secret(), "…"))
-    }
-
     /// The token of an identity, if there is one.
     pub(super) fn of(&self, identity: &Identity) -> Option<&SecretString> {
         self.0.get(&identity.variable)
@@ -159,11 +154,12 @@ fn from_file(path: &Path, flag: &str, fetch: Fetch<'_>) -> Result<SecretString> 
     checked(&token, &shown)
 }
 
-/// The token without white space around it.
+/// The token without white space around it, hidden from now on: a service may repeat what it was sent.
 fn checked(token: &SecretString, shown: &str) -> Result<SecretString> {
     let trimmed = token.expose_secret().trim();
     if trimmed.is_empty() || !trimmed.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Error::usage(format!("{shown} holds no token: one word of printable ASCII is wanted")));
     }
+    secret::hide(trimmed);
     Ok(SecretString::from(trimmed))
 }

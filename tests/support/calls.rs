@@ -25,6 +25,8 @@ const OLD_NAMES: [(&str, &str); 7] = [
 /// One call that has returned.
 #[derive(Clone, Debug)]
 pub struct Call {
+    /// The number of the thread that made it.
+    pub thread: u32,
     pub name: String,
     args: Vec<Arg>,
     pub result: i64,
@@ -44,28 +46,33 @@ pub enum Arg {
 
 /// Runs a command to its end; its calls in the order in which they returned.
 pub fn record(command: &Command, log: &Path) -> (Done, Vec<Call>) {
-    let done = run(traced(command, log, &OPTIONS));
+    record_with(command, log, &OPTIONS)
+}
+
+/// The same with other options, among which `-y` or `-yy`, `-v` and `-xx` are.
+pub fn record_with(command: &Command, log: &Path, options: &[&str]) -> (Done, Vec<Call>) {
+    let done = run(traced(command, log, options));
     let text = std::fs::read_to_string(log).expect("the log of strace");
     let mut begun: HashMap<&str, &str> = HashMap::new();
     let mut calls = Vec::new();
     for line in text.lines() {
         let (thread, rest) = line.split_once(' ').expect("a thread");
-        let rest = rest.trim_start();
+        let (rest, number) = (rest.trim_start(), thread.parse().expect("a number"));
         if let Some(first) = rest.strip_suffix(" <unfinished ...>") {
             begun.insert(thread, first);
         } else if let Some(resumed) = rest.strip_prefix("<... ") {
             let first = begun.remove(thread).expect("the beginning of a call");
             let (_, second) = resumed.split_once(" resumed>").expect("the end of a call");
-            calls.extend(parse(&format!("{first}{second}")));
+            calls.extend(parse(number, &format!("{first}{second}")));
         } else {
-            calls.extend(parse(rest));
+            calls.extend(parse(number, rest));
         }
     }
     (done, calls)
 }
 
 /// `None` for what is no call, such as the end of a thread.
-fn parse(line: &str) -> Option<Call> {
+fn parse(thread: u32, line: &str) -> Option<Call> {
     let (name, rest) = line.split_once('(')?;
     if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
         return None;
@@ -82,7 +89,7 @@ fn parse(line: &str) -> Option<Call> {
         }
         None => name,
     };
-    Some(Call { name: name.to_owned(), args, result: number.parse().unwrap_or(-1), given })
+    Some(Call { thread, name: name.to_owned(), args, result: number.parse().unwrap_or(-1), given })
 }
 
 /// The arguments, and what follows them.
@@ -116,7 +123,9 @@ fn argument(text: &str) -> Arg {
     if let Some((fd, path)) = text.split_once('<') {
         let number = if fd == "AT_FDCWD" { Some(-100) } else { fd.parse().ok() };
         if let Some(number) = number {
-            return Arg::Fd(number, unhex(path));
+            // With `-yy` a socket is shown by its addresses.
+            let shown = path.strip_suffix('>').unwrap_or(path);
+            return Arg::Fd(number, if path.starts_with('\\') { unhex(path) } else { shown.into() });
         }
     }
     Arg::Word(text.to_owned())
@@ -124,7 +133,7 @@ fn argument(text: &str) -> Arg {
 
 /// The bytes of a string of `\x..`, up to its end.
 fn unhex(text: &str) -> Vec<u8> {
-    let hex = text.split(['"', '>']).next().unwrap();
+    let hex = text.split(['"', '<', '>']).next().unwrap();
     hex.split("\\x").skip(1).map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
 }
 
@@ -140,6 +149,16 @@ impl Call {
             _ => None,
         });
         taken.chain(self.given.iter().map(|path| (self.result, path.as_slice())))
+    }
+
+    /// Every string in the arguments, also in lists and structures, with the place of its argument.
+    pub fn strings(&self) -> Vec<(usize, Vec<u8>)> {
+        let of = |arg: &Arg| match arg {
+            Arg::Text(text) => vec![text.clone()],
+            Arg::Fd(..) => Vec::new(),
+            Arg::Word(word) => word.split('"').skip(1).step_by(2).map(unhex).collect(),
+        };
+        self.args.iter().enumerate().flat_map(|(at, arg)| of(arg).into_iter().map(move |text| (at, text))).collect()
     }
 
     pub fn fd(&self, at: usize) -> i64 {
