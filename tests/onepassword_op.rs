@@ -259,7 +259,7 @@ fn who_stops_waiting_ends_the_command() {
     let item = bench.op.item(&bench.vault, "openwork", &[("token", "t")]);
     let cancel = Cancel::default();
     // So long that it is not the limit which ends it.
-    let limit = Duration::from_secs(600);
+    let limit = Duration::from_secs(120);
     let it = bench.runtime.block_on(OnePassword::command_within(&bench.environment(), &cancel, limit)).unwrap();
     bench.op.fail(&Fault::new(When::Before, Act::Hang).times(1));
     // Dropped.
