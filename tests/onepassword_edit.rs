@@ -185,6 +185,9 @@ fn an_edit_that_was_made_counts_whatever_the_command_says() {
     }
     bench.op.fail(&Fault::new(When::Before, Act::error(1, "(500) Internal Server Error")).of("edit").times(1));
     assert_failure(bench.set(&it, &read, "never"), ExitCode::Failed, &["(500)"]);
+    let empty_words = Act::Say { status: 0, stdout: "{}".into(), stderr: String::new() };
+    bench.op.fail(&Fault::new(When::Before, empty_words).of("edit").times(1));
+    assert_failure(bench.set(&it, &read, "never"), ExitCode::Failed, &["does not hold what was asked for"]);
     for (act, code) in [
         (Act::error(1, "(403) Forbidden"), ExitCode::Denied),
         (Act::error(4, "(429) Too Many Requests"), ExitCode::RateLimited),

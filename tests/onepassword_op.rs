@@ -228,7 +228,15 @@ fn an_answer_that_is_none_is_not_shown() {
     let bench = Bench::new();
     let item = bench.op.item(&bench.vault, "openwork", &[("token", "t")]);
     let it = bench.open().unwrap();
-    for stdout in ["canary", r#"{"id":"canary"}"#, r#"{"id":{"canary":1}}"#, "[\"canary\"]", "\"canary", "{}\u{0}"] {
+    for stdout in [
+        "canary",
+        r#"{"id":"canary"}"#,
+        r#"{"version":"canary"}"#,
+        r#"{"id":{"canary":1}}"#,
+        "[\"canary\"]",
+        "\"canary",
+        "{}\u{0}",
+    ] {
         let act = Act::Say { status: 0, stdout: stdout.into(), stderr: String::new() };
         bench.op.fail(&Fault::new(When::Before, act).times(1));
         let error = failure(bench.get(&it, &item));

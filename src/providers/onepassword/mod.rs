@@ -143,11 +143,11 @@ impl OnePassword {
             Err(failure) => return Err(failure),
         }
         let now = Item::parse(&self.read(&item.vault.id, &item.id).await?)?;
-        if now.version != item.version + 1 {
+        if now.version > item.version + 1 {
             return Err(changed(item, &now));
         }
         if !is_done(item, &now, edits) {
-            let message = "it was edited, but does not hold what was asked for";
+            let message = "the edit was accepted, but the item does not hold what was asked for";
             return Err(Failure::broken(message, "look at the item in 1Password: its history has every version"));
         }
         Ok(now)
