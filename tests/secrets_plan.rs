@@ -137,6 +137,15 @@ fn each_item_is_read_once_and_by_its_id() {
     assert_eq!(done.json["requests"]["onepassword"].as_u64(), Some(scene.op.requests()));
     // With ids nothing has to be listed.
     let by_id = scene.config().replace("op://Team/openwork/", &format!("op://{}/{}/", scene.vault, scene.item));
+    // Whether a name and an id are the same vault, a list tells; another vault is refused.
+    scene.configure(&by_id);
+    scene.run(&["plan"]).ok();
+    let other = scene.op.vault("Other");
+    scene.configure(&by_id.replace(&scene.vault, &other));
+    let refused = scene.run(&["plan"]);
+    assert!(refused.code == 10 || refused.code == 2, "{}", refused.stdout);
+    scene.configure(&by_id.replace("vault = \"Team\"", "vault = \"Other\"").replace("fingerprint_key", "# "));
+    scene.run(&["plan"]).ended(10);
     let by_id = by_id.replace("vault = \"Team\"", &format!("vault = \"{}\"", scene.vault));
     scene.configure(&by_id.replace("fingerprint_key = \"op://Team/opsctl/fingerprint-key\"", ""));
     let before = scene.op.requests();

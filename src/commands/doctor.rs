@@ -87,6 +87,7 @@ pub(super) fn run(args: &DoctorArgs, session: &Session<'_>, out: &mut Output) ->
             state_dir: settings.state_dir.value.as_deref(),
             max_age,
             sidecar_manifest: args.sidecar_manifest.as_deref(),
+            secrets: settings.secrets(),
             runtime: &session.handle,
             cancel: &session.cancel,
         },

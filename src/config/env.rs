@@ -16,12 +16,15 @@ use secrecy::SecretString;
 
 use crate::error::{Error, Result};
 
-/// Variables that hold secret values. A child process that is not meant to have them is started without them.
-pub const SECRET_VARIABLES: [&str; 2] = ["OPSCTL_IDENTITY", "OPSCTL_SIGNING_KEY"];
-
 /// Variables that no flag stands for.
-pub const OTHER_VARIABLES: [&str; 4] =
-    ["OPSCTL_IDENTITY", "OPSCTL_SIGNING_KEY", "OPSCTL_RECIPIENTS_FILE", "OPSCTL_STORE_ID"];
+pub const OTHER_VARIABLES: [&str; 6] = [
+    "OPSCTL_IDENTITY",
+    "OPSCTL_SIGNING_KEY",
+    "OPSCTL_RECIPIENTS_FILE",
+    "OPSCTL_STORE_ID",
+    "OPSCTL_OP_BIN",
+    "OPSCTL_RAILWAY_URL",
+];
 
 /// Flags whose variable does not follow the rule: (command, or "" for any; flag; variable).
 ///

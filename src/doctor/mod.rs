@@ -13,6 +13,7 @@ mod json;
 mod keys;
 mod locations;
 mod scratch;
+mod secrets;
 mod sidecars;
 mod space;
 mod store;
@@ -29,8 +30,8 @@ use crate::archive::keyring::Identities;
 use crate::archive::signature::SigningKey;
 use crate::cancel::Cancel;
 use crate::capture::HostConfig;
-use crate::config::Environment;
 use crate::config::profile::Service;
+use crate::config::{Environment, Secrets};
 use crate::finding::{Finding, Status};
 use crate::providers::store::Store;
 use crate::{Error, Result, ui};
@@ -57,6 +58,8 @@ pub struct Request<'a> {
     pub max_age: Option<SignedDuration>,
     /// A file or URL with the checksums of the sidecars.
     pub sidecar_manifest: Option<&'a str>,
+    /// Where secrets come from and go to, if the configuration says so.
+    pub secrets: Result<Option<Secrets>>,
     /// Where network work runs.
     pub runtime: &'a Handle,
     /// Ends it early.
@@ -90,8 +93,15 @@ pub fn examine(request: &Request<'_>, strict: bool) -> Result<Report> {
     type Subject = fn(&Request<'_>) -> Vec<Finding>;
     // Files and space go one after the other: no descriptor of a database may be closed while another thread reads it.
     let on_the_volume: Subject = |request| [files::check(request), space::check(request)].concat();
-    let subjects: [Subject; 6] =
-        [variables::check, locations::check, on_the_volume, store::check, keys::check, sidecars::check];
+    let subjects: [Subject; 7] = [
+        variables::check,
+        locations::check,
+        on_the_volume,
+        store::check,
+        keys::check,
+        sidecars::check,
+        secrets::check,
+    ];
     let mut checks: Vec<Finding> = std::thread::scope(|scope| {
         let started = subjects.map(|subject| scope.spawn(move || subject(request)));
         started

@@ -35,6 +35,7 @@ fn with_store<T>(
         state_dir: None,
         max_age: None,
         sidecar_manifest: None,
+        secrets: Ok(None),
         runtime: runtime.handle(),
         cancel: &Cancel::default(),
     })

@@ -15,7 +15,7 @@ use crate::config::Environment;
 use crate::config::secrets::{Provider, Secrets, Service, Source, Target};
 use crate::providers::onepassword::{Item, Listed, OnePassword, Reference, is_id};
 use crate::secret::Secret;
-use crate::{Error, ExitCode, Result};
+use crate::{Error, ExitCode, Result, ui};
 
 /// Items that are read at once.
 const AT_ONCE: usize = 4;
@@ -66,7 +66,7 @@ pub async fn resolve(target: &Target, services: &[&Service], sources: &Sources<'
     let mut faults = Vec::new();
     let references: Vec<&Reference> = wanted.iter().filter_map(|source| reference(source)).collect();
     if let Some(vaults) = sources.vaults {
-        let places = places(vaults, &references, &mut resolved, &mut faults).await?;
+        let places = places(vaults, target.vault.as_deref(), &references, &mut resolved, &mut faults).await?;
         read(vaults, &places, &mut resolved, &mut faults).await?;
         for (reference, id) in &places {
             if let Some(item) = resolved.items.get(id) {
@@ -112,7 +112,7 @@ pub async fn fetch(
     };
     let vaults = provider_of(provider, environment, cancel).await?;
     let (mut resolved, mut faults) = (Resolved::default(), Vec::new());
-    let places = places(&vaults, &[reference], &mut resolved, &mut faults).await?;
+    let places = places(&vaults, None, &[reference], &mut resolved, &mut faults).await?;
     read(&vaults, &places, &mut resolved, &mut faults).await?;
     all_at_once(faults)?;
     let item = resolved.items.values().next();
@@ -131,9 +131,11 @@ const fn reference(source: &Source) -> Option<&Reference> {
     }
 }
 
-/// The ids behind each reference. A vault is listed once if any of its items is named, or the vault itself.
+/// The ids behind each reference. A vault is listed once if any of its items is named, or the vault itself, or the one that
+/// everything has to come from: whether a name and an id are the same vault, only a list tells.
 async fn places<'r>(
     vaults: &OnePassword,
+    bound: Option<&str>,
     references: &[&'r Reference],
     resolved: &mut Resolved,
     faults: &mut Vec<Error>,
@@ -145,12 +147,13 @@ async fn places<'r>(
     let mut places = Vec::new();
     for references in by_vault.into_values() {
         let Some(vault) = references.first().map(|reference| reference.vault.as_str()) else { continue };
-        if is_id(vault) && references.iter().all(|reference| is_id(&reference.item)) {
+        let bound = bound.filter(|bound| is_id(vault) && !is_id(bound));
+        if bound.is_none() && is_id(vault) && references.iter().all(|reference| is_id(&reference.item)) {
             places.extend(references.into_iter().map(|one| (one, (one.vault.clone(), one.item.clone()))));
             continue;
         }
         resolved.lists += 1;
-        let listed = match vaults.list(vault).await {
+        let listed = match vaults.list(bound.unwrap_or(vault)).await {
             Ok(listed) => listed,
             Err(error) if is_final(&error) => return Err(error),
             Err(error) => {
@@ -160,6 +163,9 @@ async fn places<'r>(
         };
         for reference in references {
             match named(reference, &listed) {
+                Ok(item) if bound.is_some() && item.vault.id != reference.vault => {
+                    faults.push(elsewhere(reference, bound.unwrap_or_default()));
+                }
                 Ok(item) => places.push((reference, (item.vault.id.clone(), item.id.clone()))),
                 Err(error) => faults.push(error),
             }
@@ -184,6 +190,10 @@ fn named<'l>(reference: &Reference, listed: &'l [Listed]) -> Result<&'l Listed> 
                 .hint("put the id of the one that is meant in the place of the title"))
         }
     }
+}
+
+fn elsewhere(reference: &Reference, vault: &str) -> Error {
+    Error::usage(format!("{reference}: the item is not in the vault `{}` of the target", ui::escape(vault)))
 }
 
 async fn read(
@@ -214,9 +224,10 @@ const fn is_final(error: &Error) -> bool {
 
 fn field(vault: Option<&str>, reference: &Reference, item: &Item) -> Result<Value> {
     if let Some(vault) = vault {
-        let is_bound = item.vault.id == vault || item.vault.name.eq_ignore_ascii_case(vault);
-        if !is_bound {
-            return Err(Error::usage(format!("{reference}: the item is not in the vault `{vault}` of the target")));
+        // Between an id and a name the list of the vault has decided.
+        let is_decided = reference.vault.eq_ignore_ascii_case(vault) || is_id(&reference.vault) && !is_id(vault);
+        if !is_decided && item.vault.id != vault {
+            return Err(elsewhere(reference, vault));
         }
     }
     let field = item.field(reference.section.as_deref(), &reference.field).map_err(|error| {

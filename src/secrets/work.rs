@@ -20,7 +20,7 @@ use crate::cancel::Cancel;
 use crate::config::secrets::{Mapping, Secrets, Service, Source, Target};
 use crate::config::{Environment, read_limited};
 use crate::providers::onepassword::OnePassword;
-use crate::providers::railway::{Place, Railway, State, Values};
+use crate::providers::railway::{DELETION, Place, Railway, State, Values};
 use crate::secret::Secret;
 use crate::{Error, ExitCode, Result, ui};
 
@@ -153,8 +153,7 @@ impl<'a> Work<'a> {
         // The scope and the variables of each service take one request each; the rest went into the state of the environment.
         let state = before.saturating_sub(1 + number(self.services.len())).max(1);
         let after = if writes + deletes > 0 { state } else { 0 };
-        // What is staged, the deletion itself, and its commit.
-        let deletion = if deletes > 0 { 3 } else { 0 };
+        let deletion = if deletes > 0 { DELETION } else { 0 };
         // One look at all deployments, and one more for each that is not the newest of its service.
         let looking = if waits > 0 { looks(timeout) * (state + waits) } else { 0 };
         Requests {

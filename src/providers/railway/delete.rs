@@ -23,6 +23,10 @@ use crate::{Error, ExitCode, Result};
 
 /// Stands in the history of the environment.
 const MESSAGE: &str = "opsctl: variables that are no longer in the mapping";
+/// Looks at a commit that is being applied, at most.
+const LOOKS: usize = 24;
+/// Requests that a deletion takes at most: what is staged, the deletion, the commit, and two for each look.
+pub const REQUESTS: u64 = 3 + 2 * LOOKS as u64;
 /// A workflow that has just been started may not be found yet. So often that is believed.
 const GRACE: usize = 3;
 
@@ -100,7 +104,7 @@ async fn applied(client: &Client, environment: &str, workflow: &str) -> Result<(
         .with_min_delay(Duration::from_millis(200))
         .with_max_delay(Duration::from_secs(3))
         .with_factor(2.0)
-        .with_max_times(24);
+        .with_max_times(LOOKS);
     let mut lost = 0;
     for delay in delays.build() {
         let result = client.ask(WATCH, &Workflow::build(OfWorkflow { id: workflow })).await?.workflow_status;

@@ -21,6 +21,7 @@ use self::client::Client;
 use self::error::{Repeat, Task, Token, safe};
 use self::operations as wire;
 use self::scalars::Exposed;
+pub use self::delete::REQUESTS as DELETION;
 pub use self::types::{Deployment, DeploymentStatus, Place, ServiceState, State, Values, VariableState};
 use crate::config::Environment;
 use crate::secret::Secret;
