@@ -1,5 +1,10 @@
 //! What stops `opsctl secrets` before anything is written: each with its exit code and with what to do about it.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 mod support;
 
@@ -80,7 +85,8 @@ fn an_account_token_must_see_the_environment_in_its_project() {
 #[test]
 fn credentials_that_are_missing_or_refused_are_told_apart() {
     let scene = Scene::new();
-    for (remove, says) in [("RAILWAY_TOKEN", "RAILWAY_TOKEN"), ("OP_SERVICE_ACCOUNT_TOKEN", "OP_SERVICE_ACCOUNT_TOKEN")] {
+    for (remove, says) in [("RAILWAY_TOKEN", "RAILWAY_TOKEN"), ("OP_SERVICE_ACCOUNT_TOKEN", "OP_SERVICE_ACCOUNT_TOKEN")]
+    {
         let mut command = scene.command(&["sync", "--yes"]);
         command.env_remove(remove);
         told(&run(command).ended(12), &[says]);
@@ -204,7 +210,11 @@ fn a_rate_limit_of_railway_at_any_request_writes_nothing_or_says_what_was_writte
         scene.run(&["sync", "--yes"]).ended(if number == reads + 2 { 13 } else { 3 });
         scene.railway.heal();
         scene.run(&["sync", "--yes"]).ok();
-        assert_eq!((scene.railway.deploys("openwork"), scene.railway.deploys("web")), (1, 1), "from request {number} on");
+        assert_eq!(
+            (scene.railway.deploys("openwork"), scene.railway.deploys("web")),
+            (1, 1),
+            "from request {number} on"
+        );
     }
 }
 
@@ -242,7 +252,11 @@ fn what_is_not_configured_says_how_to_begin() {
         ("op://Team/openwork/dsn", "env://DSN", "vault"),
         ("multiline = true", "multilien = true", "multiline"),
         ("{ value = \"/data/workspace\" }", "{ value = \"x\", ref = \"op://Team/a/b\" }", "either `ref` or `value`"),
-        ("{ ref = \"op://Team/openwork/client-token\", generate = { length = 48, alphabet = \"base62\" } }", "{ value = \"s3cret-itself\" }", "its value stands in the file"),
+        (
+            "{ ref = \"op://Team/openwork/client-token\", generate = { length = 48, alphabet = \"base62\" } }",
+            "{ value = \"s3cret-itself\" }",
+            "its value stands in the file",
+        ),
     ] {
         let scene = Scene::new();
         scene.reconfigure(from, to);

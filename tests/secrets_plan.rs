@@ -45,7 +45,8 @@ fn fingerprints_stand_for_values_and_last_with_a_key_alone() {
     let (one, two) = (scene.run(&["plan"]).ok(), scene.run(&["plan"]).ok());
     assert_eq!(one.json["changes"], two.json["changes"]);
     // The same secret in two services, which shows; and two secrets, which differ.
-    let of = |service: &str, variable: &str, side: &str| change(&one, service, variable)[side].as_str().map(str::to_owned);
+    let of =
+        |service: &str, variable: &str, side: &str| change(&one, service, variable)[side].as_str().map(str::to_owned);
     let print = of("openwork", "OPENWORK_TOKEN", "to").expect("a fingerprint");
     assert!(print.len() == 8 && print.bytes().all(|byte| byte.is_ascii_hexdigit()), "{print}");
     assert_eq!(of("web", "OPENWORK_TOKEN", "to").as_ref(), Some(&print));
@@ -74,7 +75,10 @@ fn pending_changes_have_their_own_exit_code_only_when_asked_for() {
     scene.run(&["plan", "--detailed-exit-code"]).ended(6);
     scene.railway.set("web", "OPENWORK_TOKEN", CLIENT);
     let done = scene.run(&["plan", "--detailed-exit-code"]).ended(6);
-    assert_eq!((change(&done, "web", "OPENWORK_TOKEN")["action"].as_str(), done.number("deploys")), (Some("unchanged"), 1));
+    assert_eq!(
+        (change(&done, "web", "OPENWORK_TOKEN")["action"].as_str(), done.number("deploys")),
+        (Some("unchanged"), 1)
+    );
 }
 
 #[test]
@@ -87,7 +91,10 @@ fn what_refers_to_another_variable_is_a_conflict_and_what_is_sealed_is_unknown()
     let conflict = change(&done, "openwork", "OPENWORK_TOKEN");
     assert_eq!((&conflict["action"], &conflict["write"]), (&"conflict".into(), &false.into()));
     let sealed = change(&done, "web", "OPENWORK_TOKEN");
-    assert_eq!((&sealed["action"], &sealed["write"], &sealed["from"]), (&"sealed".into(), &false.into(), &serde_json::Value::Null));
+    assert_eq!(
+        (&sealed["action"], &sealed["write"], &sealed["from"]),
+        (&"sealed".into(), &false.into(), &serde_json::Value::Null)
+    );
     assert!(sealed["note"].as_str().unwrap().starts_with("unknown"), "{sealed}");
     // The very same reference is no conflict.
     scene.reconfigure(
@@ -105,7 +112,11 @@ fn a_sealed_variable_is_judged_by_the_record_and_without_one_by_times() {
     let sealed = |scene: &Scene| {
         let done = scene.run(&["plan"]).ok();
         let one = change(&done, "web", "OPENWORK_TOKEN");
-        (one["action"].as_str().unwrap().to_owned(), one["write"].as_bool().unwrap(), one["note"].as_str().unwrap().to_owned())
+        (
+            one["action"].as_str().unwrap().to_owned(),
+            one["write"].as_bool().unwrap(),
+            one["note"].as_str().unwrap().to_owned(),
+        )
     };
     let (action, write, note) = sealed(&scene);
     assert_eq!((action.as_str(), write, note.as_str()), ("sealed", false, "as the last sync wrote it"));
@@ -135,6 +146,7 @@ fn each_item_is_read_once_and_by_its_id() {
     assert_eq!(gets.iter().filter(|id| ***id == scene.item).count(), 1, "{gets:?}");
     assert!(gets.iter().all(|id| id.len() == 26), "{gets:?}");
     assert_eq!(done.json["requests"]["onepassword"].as_u64(), Some(scene.op.requests()));
+    assert_eq!(calls.iter().filter(|call| call.verb() == "list").count(), 1, "one vault, one list");
     // With ids nothing has to be listed.
     let by_id = scene.config().replace("op://Team/openwork/", &format!("op://{}/{}/", scene.vault, scene.item));
     // Whether a name and an id are the same vault, a list tells; another vault is refused.
@@ -169,6 +181,8 @@ fn one_target_and_some_services_can_be_chosen() {
 fn shared_variables_reach_the_services_that_refer_to_them() {
     let scene = Scene::synced();
     scene.railway.set("web", "DSN", "${{shared.SENTRY_DSN}}");
+    scene.railway.set("openwork", "URL", "https://x:${{ web.OPENWORK_TOKEN }}@y");
+    scene.railway.run("openwork");
     scene.railway.run("web");
     scene.op.set(&scene.item, "dsn", "https://new@sentry.example.com/1");
     let done = scene.run(&["plan"]).ok();
@@ -177,6 +191,16 @@ fn shared_variables_reach_the_services_that_refer_to_them() {
     scene.run(&["sync", "--yes"]).ok();
     assert_eq!(scene.railway.get(SHARED, "SENTRY_DSN").as_deref(), Some("https://new@sentry.example.com/1"));
     assert_eq!(scene.railway.running("web")["DSN"], "https://new@sentry.example.com/1");
+    // And so do the variables of one service the other that refers to them.
+    scene.reconfigure(
+        "OPENWORK_TOKEN = \"op://Team/openwork/client-token\"",
+        "OPENWORK_TOKEN = \"op://Team/openwork/dsn\"",
+    );
+    let done = scene.run(&["plan"]).ok();
+    assert_eq!(
+        (change(&done, "web", "OPENWORK_TOKEN")["action"].as_str(), done.number("deploys")),
+        (Some("update"), 2)
+    );
 }
 
 #[test]

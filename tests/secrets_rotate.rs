@@ -1,5 +1,10 @@
 //! `opsctl secrets rotate`: one new value everywhere, the old one worth nothing, and no end in between from which there is no way.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 mod support;
 
@@ -47,14 +52,22 @@ fn a_rotation_changes_every_service_deploys_each_once_and_is_proved() {
     let server = scene.service();
     let done = scene.run(&["rotate", "OPENWORK_TOKEN", "--yes", "--url", &url(&server)]).ok();
     let new = same(&scene);
-    assert!(new.len() == 48 && new.bytes().all(|byte| byte.is_ascii_alphanumeric()) && new != CLIENT, "what was asked for");
+    assert!(
+        new.len() == 48 && new.bytes().all(|byte| byte.is_ascii_alphanumeric()) && new != CLIENT,
+        "what was asked for"
+    );
     assert_eq!(labels(&scene), ["client-token", "host-token", "tls-key", "dsn"], "the old value is gone");
     assert_eq!(scene.op.stored(&scene.item)["version"], 3, "with the new value, and without the old one");
     assert_eq!((scene.railway.deploys("openwork"), scene.railway.deploys("web")), (2, 2), "one more each");
     let rotated = &done.json["rotated"][0];
     assert_eq!((&rotated["status"], &rotated["proved"]), (&json!("rotated"), &json!(true)));
     assert_eq!(rotated["variables"], json!(["openwork.OPENWORK_TOKEN", "web.OPENWORK_TOKEN"]));
-    let checks: Vec<String> = done.json["checks"].as_array().unwrap().iter().map(|check| format!("{} {}", check["name"].as_str().unwrap(), check["status"].as_str().unwrap())).collect();
+    let checks: Vec<String> = done.json["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|check| format!("{} {}", check["name"].as_str().unwrap(), check["status"].as_str().unwrap()))
+        .collect();
     assert_eq!(checks, ["OPENWORK_TOKEN.works ok", "OPENWORK_TOKEN.old-refused ok"]);
     // Nothing else was touched.
     assert_eq!(scene.op.value(&scene.item, "host-token").as_deref(), Some(HOST));
@@ -97,7 +110,10 @@ fn without_a_proof_the_rotation_stays_open_and_the_next_run_closes_it() {
 fn who_wants_no_proof_says_so() {
     let scene = Scene::synced();
     let done = scene.run(&["rotate", "OPENWORK_TOKEN", "--yes", "--no-verify"]).ok();
-    assert_eq!((&done.json["rotated"][0]["status"], &done.json["rotated"][0]["proved"]), (&json!("rotated"), &json!(false)));
+    assert_eq!(
+        (&done.json["rotated"][0]["status"], &done.json["rotated"][0]["proved"]),
+        (&json!("rotated"), &json!(false))
+    );
     assert_eq!(labels(&scene).len(), 4);
     scene.run(&["rotate", "OPENWORK_TOKEN", "--no-verify", "--url", "http://127.0.0.1:9"]).ended(2);
 }
@@ -119,7 +135,12 @@ fn an_old_value_that_still_works_fails_the_rotation_and_can_be_put_back() {
     let server = stubborn(&scene);
     let quick = ["--proof-timeout", "1s", "--yes", "--url", &url(&server)];
     let done = scene.run(&[&["rotate", "OPENWORK_TOKEN"], &quick[..]].concat()).ended(5);
-    let check = done.json["checks"].as_array().unwrap().iter().find(|check| check["name"] == "OPENWORK_TOKEN.old-refused").unwrap();
+    let check = done.json["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|check| check["name"] == "OPENWORK_TOKEN.old-refused")
+        .unwrap();
     assert!(check["detail"].as_str().unwrap().contains("still let in"), "{check}");
     assert_eq!(done.json["rotated"][0]["status"], "open");
     assert_ne!(same(&scene), CLIENT);
@@ -153,7 +174,10 @@ fn a_deployment_that_fails_leaves_the_rotation_open_and_the_next_run_finishes_it
     let server = scene.service();
     scene.railway.next_deployment("openwork", &["BUILDING", "FAILED"]);
     let done = scene.run(&["rotate", "OPENWORK_TOKEN", "--yes", "--url", &url(&server)]).ended(3);
-    assert_eq!((done.json["rotated"][0]["status"].as_str(), &result(&done, "openwork")["status"]), (Some("open"), &json!("failed")));
+    assert_eq!(
+        (done.json["rotated"][0]["status"].as_str(), &result(&done, "openwork")["status"]),
+        (Some("open"), &json!("failed"))
+    );
     assert_eq!(scene.railway.running("openwork")["OPENWORK_TOKEN"], CLIENT);
     let new = scene.op.value(&scene.item, "client-token").unwrap();
     scene.run(&["rotate", "OPENWORK_TOKEN", "--yes", "--url", &url(&server)]).ok();
@@ -169,7 +193,10 @@ fn a_rate_limit_between_two_services_leaves_the_rotation_open() {
     scene.railway.fail("variableCollectionUpsert", 1, Fault::Slow(std::time::Duration::ZERO));
     scene.railway.fail("variableCollectionUpsert", 9, Fault::Cloudflare);
     let done = scene.run(&["rotate", "OPENWORK_TOKEN", "--yes", "--url", &url(&server)]).ended(3);
-    assert_eq!((&result(&done, "openwork")["written"], &result(&done, "web")["status"]), (&json!(1), &json!("write_failed")));
+    assert_eq!(
+        (&result(&done, "openwork")["written"], &result(&done, "web")["status"]),
+        (&json!(1), &json!("write_failed"))
+    );
     scene.railway.heal();
     scene.run(&["rotate", "OPENWORK_TOKEN", "--yes", "--url", &url(&server)]).ok();
     same(&scene);
@@ -202,6 +229,58 @@ fn what_cannot_be_rotated_as_a_whole_is_refused_before_anything_is_asked() {
     assert!(done.error().contains("--yes"), "{}", done.stdout);
     assert_eq!(same(&scene), CLIENT);
     assert!(scene.op.calls()[calls..].iter().all(|call| call.verb() != "edit"));
+}
+
+#[test]
+fn a_field_that_is_referred_to_in_two_ways_is_not_rotated_by_halves() {
+    let scene = Scene::synced();
+    scene.reconfigure(
+        "OPENWORK_TOKEN = \"op://Team/openwork/client-token\"",
+        &format!("OPENWORK_TOKEN = \"op://team/{}/client-token\"", scene.item),
+    );
+    let done = scene.run(&["rotate", "OPENWORK_HOST_TOKEN", "--yes", "--no-verify"]).ok();
+    assert_eq!(done.json["rotated"][0]["status"], "rotated");
+    scene.reconfigure(
+        &format!("op://team/{}/client-token", scene.item),
+        &format!("op://Team/{}/client-token", scene.item),
+    );
+    let mut renamed = std::fs::read_to_string(scene.dir.join("opsctl.toml")).unwrap();
+    renamed = renamed.replace(
+        &format!("OPENWORK_TOKEN = \"op://Team/{}", scene.item),
+        &format!("WEB_TOKEN = \"op://Team/{}", scene.item),
+    );
+    scene.configure(&renamed);
+    let done = scene.run(&["rotate", "OPENWORK_TOKEN", "--yes", "--no-verify"]).ended(2);
+    assert!(done.error().contains("WEB_TOKEN of `web` is the same field"), "{}", done.stdout);
+    assert_eq!(same(&scene), CLIENT);
+}
+
+#[test]
+fn fields_of_one_label_keep_their_old_values_apart() {
+    let scene = Scene::synced();
+    // The same label in two sections.
+    scene.op.alter(&scene.item, |item| {
+        item["sections"] = json!([{ "id": "one", "label": "One" }, { "id": "two", "label": "Two" }]);
+        for (field, section) in [(0, "one"), (1, "two")] {
+            item["fields"][field]["label"] = "token".into();
+            item["fields"][field]["section"] = json!({ "id": section });
+        }
+    });
+    let text = std::fs::read_to_string(scene.dir.join("opsctl.toml")).unwrap();
+    scene.configure(
+        &text
+            .replace("openwork/client-token", "openwork/One/token")
+            .replace("openwork/host-token", "openwork/Two/token"),
+    );
+    let args = ["rotate", "OPENWORK_TOKEN", "OPENWORK_HOST_TOKEN", "--yes"];
+    scene.run(&args).ended(3);
+    let item = scene.op.stored(&scene.item);
+    let kept: Vec<&str> =
+        item["fields"].as_array().unwrap()[4..].iter().map(|field| field["value"].as_str().unwrap()).collect();
+    assert_eq!(kept, [CLIENT, HOST]);
+    scene.run(&[&args[..], &["--rollback", "--no-verify"]].concat()).ok();
+    assert_eq!(scene.railway.get("openwork", "OPENWORK_TOKEN").as_deref(), Some(CLIENT));
+    assert_eq!(scene.railway.get("openwork", "OPENWORK_HOST_TOKEN").as_deref(), Some(HOST));
 }
 
 #[test]

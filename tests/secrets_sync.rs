@@ -1,5 +1,10 @@
 //! `opsctl secrets sync`: written once, read back, deployed once; and what it goes through when something fails.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 mod support;
 
@@ -50,7 +55,10 @@ fn every_service_is_written_once_read_back_and_deployed_once() {
         assert_eq!((&of["deployed"], &of["status"], &of["error"]), (&json!(true), &json!("success"), &json!(null)));
         assert!(of["deployment_id"].is_string(), "{of}");
     }
-    assert_eq!((&result(&done, "openwork")["written"], &result(&done, "everywhere")["written"]), (&json!(4), &json!(1)));
+    assert_eq!(
+        (&result(&done, "openwork")["written"], &result(&done, "everywhere")["written"]),
+        (&json!(4), &json!(1))
+    );
     assert_eq!(result(&done, "everywhere")["status"], "written");
     // Within the budget that was told.
     let budget = &done.json["requests"];
@@ -62,7 +70,11 @@ fn every_service_is_written_once_read_back_and_deployed_once() {
 fn where_nothing_has_to_be_done_nobody_is_asked_and_nothing_is_sent() {
     let scene = Scene::synced();
     let done = scene.run(&["sync"]).ok();
-    assert!(actions(&done).iter().all(|line| line.ends_with("unchanged") || line.ends_with("unmanaged")), "{}", done.stdout);
+    assert!(
+        actions(&done).iter().all(|line| line.ends_with("unchanged") || line.ends_with("unmanaged")),
+        "{}",
+        done.stdout
+    );
     assert_eq!(scene.railway.mutations(), 0);
     assert_eq!((scene.railway.deploys("openwork"), scene.railway.deploys("web")), (1, 1));
 }
@@ -132,12 +144,18 @@ fn a_service_whose_write_fails_is_not_deployed_and_the_others_are() {
     scene.railway.fail("variableCollectionUpsert", 1, Fault::Error("Problem processing request".to_owned()));
     let done = scene.run(&["sync", "--yes"]).ended(3);
     let failed = result(&done, "openwork");
-    assert_eq!((&failed["status"], &failed["written"], &failed["deployed"]), (&json!("write_failed"), &json!(0), &json!(false)));
+    assert_eq!(
+        (&failed["status"], &failed["written"], &failed["deployed"]),
+        (&json!("write_failed"), &json!(0), &json!(false))
+    );
     assert_eq!(result(&done, "web")["status"], "success");
     assert_eq!((scene.railway.deploys("openwork"), scene.railway.deploys("web")), (0, 1));
     // Running it again goes on there, and deploys nothing twice.
     let done = scene.run(&["sync", "--yes"]).ok();
-    assert_eq!((result(&done, "openwork")["status"].as_str(), result(&done, "web")["status"].as_str()), (Some("success"), Some("unchanged")));
+    assert_eq!(
+        (result(&done, "openwork")["status"].as_str(), result(&done, "web")["status"].as_str()),
+        (Some("success"), Some("unchanged"))
+    );
     assert_eq!((scene.railway.deploys("openwork"), scene.railway.deploys("web")), (1, 1));
 }
 
@@ -202,10 +220,16 @@ fn a_deployment_that_takes_too_long_is_waited_for_by_the_next_sync() {
 #[test]
 fn a_deployment_under_way_is_followed_and_not_doubled() {
     let scene = Scene::new();
-    scene.railway.next_deployment("web", &["BUILDING", "BUILDING", "BUILDING", "BUILDING", "BUILDING", "BUILDING", "BUILDING", "SUCCESS"]);
+    scene.railway.next_deployment(
+        "web",
+        &["BUILDING", "BUILDING", "BUILDING", "BUILDING", "BUILDING", "BUILDING", "BUILDING", "SUCCESS"],
+    );
     scene.run(&["sync", "--yes", "--deploy-timeout", "1s"]).ended(3);
     let done = scene.run(&["sync", "--yes"]).ok();
-    assert_eq!((&result(&done, "web")["deployed"], &result(&done, "web")["status"]), (&json!(false), &json!("success")));
+    assert_eq!(
+        (&result(&done, "web")["deployed"], &result(&done, "web")["status"]),
+        (&json!(false), &json!("success"))
+    );
     assert_eq!(scene.railway.deploys("web"), 1);
 }
 
@@ -225,7 +249,10 @@ fn a_service_that_was_never_deployed_is_left_to_its_first_deployment() {
     scene.reconfigure(&scene.services[1], &new);
     let done = scene.run(&["sync", "--yes"]).ok();
     assert_eq!(result(&done, "web")["status"], "never_deployed");
-    assert_eq!((scene.railway.deploys("new"), scene.railway.get("new", "OPENWORK_TOKEN").as_deref()), (0, Some(CLIENT)));
+    assert_eq!(
+        (scene.railway.deploys("new"), scene.railway.get("new", "OPENWORK_TOKEN").as_deref()),
+        (0, Some(CLIENT))
+    );
     scene.run(&["plan", "--detailed-exit-code"]).ok();
 }
 
@@ -244,7 +271,10 @@ fn only_what_an_earlier_sync_wrote_is_pruned_and_only_when_asked_for() {
     assert_eq!(change(&done, "openwork", "OPENWORK_WORKSPACE")["action"], "delete");
     assert_eq!(change(&done, "openwork", "TLS_KEY")["action"], "unmanaged");
     assert_eq!(change(&done, "openwork", "PORT")["action"], "unmanaged");
-    assert_eq!((&result(&done, "openwork")["deleted"], &result(&done, "openwork")["status"]), (&json!(1), &json!("success")));
+    assert_eq!(
+        (&result(&done, "openwork")["deleted"], &result(&done, "openwork")["status"]),
+        (&json!(1), &json!("success"))
+    );
     let left = scene.railway.variables("openwork");
     assert!(!left.contains_key("OPENWORK_WORKSPACE") && left.contains_key("TLS_KEY") && left.contains_key("PORT"));
     assert_eq!((scene.railway.deploys("openwork"), scene.railway.deploys("web")), (2, 1));
@@ -266,7 +296,10 @@ fn without_a_key_for_fingerprints_nothing_is_pruned() {
 #[test]
 fn staged_changes_of_somebody_else_are_not_swept_along() {
     let scene = Scene::synced();
-    scene.railway.stage("production", &json!({ "services": { &scene.services[1]: { "variables": { "X": { "value": "y" } } } } }));
+    scene.railway.stage(
+        "production",
+        &json!({ "services": { &scene.services[1]: { "variables": { "X": { "value": "y" } } } } }),
+    );
     scene.reconfigure("OPENWORK_WORKSPACE = { value = \"/data/workspace\" }\n", "");
     let done = scene.run(&["sync", "--yes", "--prune"]).ended(11);
     assert!(result(&done, "openwork")["error"].as_str().unwrap().contains("staged"), "{}", done.stdout);
@@ -362,7 +395,8 @@ fn with_a_url_the_service_is_verified_as_verify_does() {
         Server::start(move |request, _| {
             let running = railway.running("openwork");
             let token = request.headers.get("authorization").and_then(|value| value.strip_prefix("Bearer "));
-            let right = if accepts.is_empty() { running.get("OPENWORK_TOKEN").cloned() } else { Some(accepts.to_owned()) };
+            let right =
+                if accepts.is_empty() { running.get("OPENWORK_TOKEN").cloned() } else { Some(accepts.to_owned()) };
             let is_in = request.target == "/health" || (token.is_some() && token == right.as_deref());
             Reply::Send(if is_in { "200 OK" } else { "401 Unauthorized" }.to_owned(), b"{}".to_vec())
         })
@@ -379,7 +413,8 @@ fn with_a_url_the_service_is_verified_as_verify_does() {
     let right = healthy(&scene, "");
     let done = sync(&scene, &right);
     let checks = done.json["verification"]["checks"].as_array().unwrap();
-    let check = |name: &str| checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("{}", done.stdout));
+    let check =
+        |name: &str| checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("{}", done.stdout));
     assert_eq!((&check("auth.client")["status"], &check("health")["status"]), (&json!("ok"), &json!("ok")));
     assert_eq!(done.code, 0, "{}", done.stdout);
 }

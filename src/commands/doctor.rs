@@ -67,9 +67,8 @@ pub(super) fn run(args: &DoctorArgs, session: &Session<'_>, out: &mut Output) ->
     let signing_key = session
         .signing_key()
         .and_then(|text| text.map(|text| SigningKey::parse(&text).map_err(Error::from)).transpose());
-    let identities = session
-        .identity()
-        .and_then(|text| text.map(|text| Identities::parse(&text).map_err(Error::from)).transpose());
+    let identities =
+        session.identity().and_then(|text| text.map(|text| Identities::parse(&text).map_err(Error::from)).transpose());
     let pins = settings.trusted_signers.value.iter().map(|pin| Ok(pin.parse()?)).collect::<Result<_>>();
     let report = doctor::examine(
         &Request {

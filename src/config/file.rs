@@ -220,7 +220,10 @@ mod tests {
             ("[secrets]\nzzzzzzzzz = 1", "secrets."),
         ] {
             let hint = refused(text).hint_text().unwrap().to_owned();
-            let listed = hint.trim_start_matches("known here: ").split(", ").filter(|key| !["snapshot", "secrets"].contains(key));
+            let listed = hint
+                .trim_start_matches("known here: ")
+                .split(", ")
+                .filter(|key| !["snapshot", "secrets"].contains(key));
             let mut listed: Vec<String> = listed.map(|key| format!("{prefix}{key}")).collect();
             let of = |key: &str| key.split_once('.').map_or(String::new(), |(table, _)| format!("{table}."));
             let ours = FILE_KEYS.iter().filter(|key| of(key) == prefix);

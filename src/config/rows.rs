@@ -52,7 +52,9 @@ pub fn rows(settings: &Settings) -> Vec<Row> {
         row("upload-concurrency", &snapshot.upload_concurrency, |number| Some(number.to_string())),
         row("memory", &snapshot.memory, |size| Some(ui::bytes(*size))),
         row("max-rekey-size", &snapshot.max_rekey_size, |size| size.map(ui::bytes)),
-        row("secrets", &settings.secrets, |secrets| secrets.as_ref().map(targets)),
+        row("secrets.provider", &settings.secrets, |secrets| Some(secrets.as_ref()?.provider.name().to_owned())),
+        row("secrets.fingerprint-key", &settings.secrets, |secrets| secrets.as_ref()?.shown_key()),
+        row("secrets.targets", &settings.secrets, |secrets| secrets.as_ref().map(targets)),
     ]
 }
 

@@ -93,15 +93,8 @@ pub fn examine(request: &Request<'_>, strict: bool) -> Result<Report> {
     type Subject = fn(&Request<'_>) -> Vec<Finding>;
     // Files and space go one after the other: no descriptor of a database may be closed while another thread reads it.
     let on_the_volume: Subject = |request| [files::check(request), space::check(request)].concat();
-    let subjects: [Subject; 7] = [
-        variables::check,
-        locations::check,
-        on_the_volume,
-        store::check,
-        keys::check,
-        sidecars::check,
-        secrets::check,
-    ];
+    let subjects: [Subject; 7] =
+        [variables::check, locations::check, on_the_volume, store::check, keys::check, sidecars::check, secrets::check];
     let mut checks: Vec<Finding> = std::thread::scope(|scope| {
         let started = subjects.map(|subject| scope.spawn(move || subject(request)));
         started

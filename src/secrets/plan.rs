@@ -163,9 +163,10 @@ fn of_service(target: &Target, service: &Service, values: &Values, known: &Known
         references: deploy::references(values),
     };
     for (name, mapping) in &service.variables {
-        let wanted = known.resolved.values.get(&mapping.source).ok_or_else(|| {
-            Error::new(ExitCode::Failed, format!("{name} of `{}` was not resolved", service.name))
-        })?;
+        let wanted =
+            known.resolved.values.get(&mapping.source).ok_or_else(|| {
+                Error::new(ExitCode::Failed, format!("{name} of `{}` was not resolved", service.name))
+            })?;
         let change = compare(service, name, wanted, values.get(name), known);
         if mapping.source.is_secret()
             && let Some(Some(old)) = values.get(name)
@@ -191,13 +192,7 @@ fn of_service(target: &Target, service: &Service, values: &Values, known: &Known
 }
 
 /// What happens to a variable that the configuration names.
-fn compare(
-    service: &Service,
-    name: &str,
-    wanted: &Value,
-    there: Option<&Option<Secret>>,
-    known: &Known<'_>,
-) -> Change {
+fn compare(service: &Service, name: &str, wanted: &Value, there: Option<&Option<Secret>>, known: &Known<'_>) -> Change {
     let print = |secret: &Secret| known.fingerprints.of(secret.expose());
     let to = print(&wanted.secret);
     let (action, from, write, note) = match there {
@@ -207,7 +202,8 @@ fn compare(
             if *value == wanted.secret {
                 (Action::Unchanged, from, false, None)
             } else if value.expose().contains("${{") {
-                let note = "it is a reference to another variable; remove that in Railway if the value shall stand here";
+                let note =
+                    "it is a reference to another variable; remove that in Railway if the value shall stand here";
                 (Action::Conflict, from, false, Some(note.to_owned()))
             } else {
                 (Action::Update, from, true, None)
@@ -242,13 +238,7 @@ pub(super) enum Sealed {
 }
 
 /// Compares a sealed variable by what was recorded, else by times.
-pub(super) fn sealed(
-    service: &Service,
-    name: &str,
-    wanted: &Value,
-    to: &Fingerprint,
-    known: &Known<'_>,
-) -> Sealed {
+pub(super) fn sealed(service: &Service, name: &str, wanted: &Value, to: &Fingerprint, known: &Known<'_>) -> Sealed {
     let updated = updated(known.state, service.id.as_deref(), name);
     let written = known.record.of(service.id.as_deref()).and_then(|record| record.variables.get(name));
     let recorded = written.and_then(|written| Some((written.fingerprint.as_ref()?, written.updated?)));

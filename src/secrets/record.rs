@@ -16,9 +16,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::fingerprint::Fingerprint;
-use crate::config::secrets::Target;
 use crate::config::Environment;
 use crate::config::profile::read_text;
+use crate::config::secrets::Target;
 use crate::{Context as _, Error, ExitCode, Result, ui};
 
 /// The only format there is.

@@ -55,22 +55,30 @@ pub struct Sources<'a> {
     pub stdin: Option<Secret>,
 }
 
-/// The value of every source that `services` name.
+/// The value of every source that `services` name, and of `key`, which reaches no environment and may be anywhere.
 ///
 /// # Errors
 /// Naming all sources that have no value, and all values that their variables may not have.
-pub async fn resolve(target: &Target, services: &[&Service], sources: &Sources<'_>) -> Result<Resolved> {
-    let wanted: BTreeSet<&Source> =
-        services.iter().flat_map(|service| service.variables.values()).map(|mapping| &mapping.source).collect();
+pub async fn resolve(
+    target: &Target,
+    services: &[&Service],
+    key: Option<&Source>,
+    sources: &Sources<'_>,
+) -> Result<Resolved> {
+    let of_services = services.iter().flat_map(|service| service.variables.values()).map(|mapping| &mapping.source);
+    let of_services: BTreeSet<&Source> = of_services.collect();
+    let wanted: BTreeSet<&Source> = of_services.iter().copied().chain(key).collect();
+    let is_bound = |one: &Reference| of_services.iter().any(|source| reference(source) == Some(one));
+    let vault = |one: &Reference| target.vault.as_deref().filter(|_| is_bound(one));
     let mut resolved = Resolved::default();
     let mut faults = Vec::new();
     let references: Vec<&Reference> = wanted.iter().filter_map(|source| reference(source)).collect();
     if let Some(vaults) = sources.vaults {
-        let places = places(vaults, target.vault.as_deref(), &references, &mut resolved, &mut faults).await?;
+        let places = places(vaults, &vault, &references, &mut resolved, &mut faults).await?;
         read(vaults, &places, &mut resolved, &mut faults).await?;
         for (reference, id) in &places {
             if let Some(item) = resolved.items.get(id) {
-                match field(target.vault.as_deref(), reference, item) {
+                match field(vault(reference), reference, item) {
                     Ok(value) => drop(resolved.values.insert(Source::OnePassword((*reference).clone()), value)),
                     Err(error) => faults.push(error),
                 }
@@ -112,7 +120,7 @@ pub async fn fetch(
     };
     let vaults = provider_of(provider, environment, cancel).await?;
     let (mut resolved, mut faults) = (Resolved::default(), Vec::new());
-    let places = places(&vaults, None, &[reference], &mut resolved, &mut faults).await?;
+    let places = places(&vaults, &|_| None, &[reference], &mut resolved, &mut faults).await?;
     read(&vaults, &places, &mut resolved, &mut faults).await?;
     all_at_once(faults)?;
     let item = resolved.items.values().next();
@@ -135,7 +143,7 @@ const fn reference(source: &Source) -> Option<&Reference> {
 /// everything has to come from: whether a name and an id are the same vault, only a list tells.
 async fn places<'r>(
     vaults: &OnePassword,
-    bound: Option<&str>,
+    bound: &dyn for<'x> Fn(&'x Reference) -> Option<&'r str>,
     references: &[&'r Reference],
     resolved: &mut Resolved,
     faults: &mut Vec<Error>,
@@ -147,13 +155,13 @@ async fn places<'r>(
     let mut places = Vec::new();
     for references in by_vault.into_values() {
         let Some(vault) = references.first().map(|reference| reference.vault.as_str()) else { continue };
-        let bound = bound.filter(|bound| is_id(vault) && !is_id(bound));
-        if bound.is_none() && is_id(vault) && references.iter().all(|reference| is_id(&reference.item)) {
+        let name = references.iter().find_map(|reference| bound(reference)).filter(|name| is_id(vault) && !is_id(name));
+        if name.is_none() && is_id(vault) && references.iter().all(|reference| is_id(&reference.item)) {
             places.extend(references.into_iter().map(|one| (one, (one.vault.clone(), one.item.clone()))));
             continue;
         }
         resolved.lists += 1;
-        let listed = match vaults.list(bound.unwrap_or(vault)).await {
+        let listed = match vaults.list(name.unwrap_or(vault)).await {
             Ok(listed) => listed,
             Err(error) if is_final(&error) => return Err(error),
             Err(error) => {
@@ -163,8 +171,8 @@ async fn places<'r>(
         };
         for reference in references {
             match named(reference, &listed) {
-                Ok(item) if bound.is_some() && item.vault.id != reference.vault => {
-                    faults.push(elsewhere(reference, bound.unwrap_or_default()));
+                Ok(item) if name.is_some() && item.vault.id != reference.vault => {
+                    faults.push(elsewhere(reference, name.unwrap_or_default()));
                 }
                 Ok(item) => places.push((reference, (item.vault.id.clone(), item.id.clone()))),
                 Err(error) => faults.push(error),

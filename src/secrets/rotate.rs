@@ -23,7 +23,7 @@ use crate::config::profile::Profile;
 use crate::config::secrets::{Allow, Generate, Secrets, Service, Source, Target};
 use crate::finding::Finding;
 use crate::providers::address::Address;
-use crate::providers::onepassword::{Edit, Field, Item};
+use crate::providers::onepassword::{Edit, Field, Item, Reference};
 use crate::secret::Secret;
 use crate::verify::credential::{self, Door};
 use crate::{Error, ExitCode, Result, ui};
@@ -68,7 +68,8 @@ pub fn select(secrets: &Secrets, target: &Target, names: &[String], only: &[Stri
         service.variables.retain(|_, mapping| sources.contains_key(&mapping.source));
         service.variables.values_mut().for_each(|mapping| mapping.allow.extend(all));
         if !service.variables.is_empty() && !only.is_empty() && !only.contains(&service.name) {
-            let message = format!("the service `{}` has the same secret, and would be left with the old one", service.name);
+            let message =
+                format!("the service `{}` has the same secret, and would be left with the old one", service.name);
             return Err(Error::usage(message).hint(format!("name it too: --service {}", service.name)));
         }
     }
@@ -121,8 +122,9 @@ impl Turn {
 /// What there is to do for each source. With `rollback`, what is open is put back, and if anything is, nothing else is done.
 ///
 /// # Errors
-/// When a source has no field.
+/// Usage, when a field is referred to in several ways; when a source has no field.
 pub fn turns(work: &Work<'_>, selection: &Selection, rollback: bool) -> Result<Vec<Turn>> {
+    check_names(work, selection)?;
     let turns = selection.sources.keys().map(|source| turn(work, selection, source, rollback));
     let mut turns = turns.collect::<Result<Vec<Turn>>>()?;
     if rollback && turns.iter().any(|turn| turn.is_open) {
@@ -170,7 +172,7 @@ pub async fn store(work: &mut Work<'_>, selection: &Selection, turns: &mut [Turn
             let wanted = wanted.ok_or_else(|| Error::usage(format!("{} has no `generate`", turn.source)))?;
             let new = generate(wanted)?.hidden();
             of_item.push(Edit::Set { field: field.id.clone(), value: new.clone() });
-            let label = previous_label(&field.label);
+            let label = previous_label(field);
             of_item.extend(turn.old.clone().map(|value| Edit::Add { label, value }));
             turn.new = Some(new);
         } else if turn.is_back && turn.new != field.value {
@@ -229,14 +231,46 @@ fn place<'w>(work: &'w Work<'_>, source: &Source) -> Result<(&'w Item, &'w Field
     found.ok_or_else(|| Error::new(ExitCode::NotFound, format!("{source} is no field of an item of 1Password")))
 }
 
-/// The label of the field that keeps the old value of another one.
-fn previous_label(label: &str) -> String {
-    format!("{label} (old value, rotation by opsctl under way)")
+/// The label of the field that keeps the old value of another one. The id is in it: several fields may have one label.
+fn previous_label(field: &Field) -> String {
+    format!("old value of {} ({}), kept by opsctl while it is rotated", field.label, field.id)
 }
 
 fn previous<'i>(item: &'i Item, field: &Field) -> Option<&'i Field> {
-    let label = previous_label(&field.label);
+    let label = previous_label(field);
     item.fields.iter().find(|one| one.label == label)
+}
+
+/// Refuses what would leave a service behind: a variable that refers to the same field in another way.
+fn check_names(work: &Work<'_>, selection: &Selection) -> Result<()> {
+    for service in &work.target.services {
+        for (name, mapping) in &service.variables {
+            let Source::OnePassword(other) = &mapping.source else { continue };
+            if selection.sources.contains_key(&mapping.source) {
+                continue;
+            }
+            for source in selection.sources.keys() {
+                if is_same_field(work, source, other)? {
+                    let message =
+                        format!("{name} of `{}` is the same field as {source}, and is written {other}", service.name);
+                    return Err(
+                        Error::usage(message).hint("write both in the same way, so that both get the new value")
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_same_field(work: &Work<'_>, source: &Source, other: &Reference) -> Result<bool> {
+    let Source::OnePassword(reference) = source else { return Ok(false) };
+    let (item, field) = place(work, source)?;
+    let is = |text: &str, names: &[&String]| names.iter().any(|name| name.eq_ignore_ascii_case(text));
+    let is_item = is(&other.vault, &[&reference.vault, &item.vault.id, &item.vault.name])
+        && is(&other.item, &[&reference.item, &item.id, &item.title]);
+    let found = item.field(other.section.as_deref(), &other.field);
+    Ok(is_item && found.is_ok_and(|found| found.id == field.id))
 }
 
 /// What a proof can be about: the variables of a turn that are tokens of the profile's identities.
@@ -285,7 +319,9 @@ async fn prove_one(profile: &Profile, turn: &Turn, address: &Address) -> Result<
             if let Some(old) = turn.old.as_ref().filter(|old| Some(*old) != turn.new.as_ref()) {
                 findings.push(match credential::ask(contract, identity, address, old, PATIENCE).await? {
                     Door::Closed => Finding::ok(&refused, "the old value is refused"),
-                    Door::Open => Finding::failed(&refused, "the old value is still let in", "what still runs with it?"),
+                    Door::Open => {
+                        Finding::failed(&refused, "the old value is still let in", "what still runs with it?")
+                    }
                     Door::Unclear(why) => Finding::failed(&refused, why, "is this the service, and is it up?"),
                 });
             }

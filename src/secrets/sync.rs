@@ -411,7 +411,9 @@ fn end_of(status: DeploymentStatus) -> Option<Result<()>> {
     let log = "look at its log in Railway, then run this again";
     match status {
         DeploymentStatus::Success | DeploymentStatus::Sleeping => Some(Ok(())),
-        DeploymentStatus::Failed => fail(ExitCode::Incomplete, "the deployment failed; what ran before still runs", log),
+        DeploymentStatus::Failed => {
+            fail(ExitCode::Incomplete, "the deployment failed; what ran before still runs", log)
+        }
         DeploymentStatus::Crashed => fail(ExitCode::Incomplete, "the service ended by itself", log),
         DeploymentStatus::Removed | DeploymentStatus::Removing => {
             fail(ExitCode::Incomplete, "somebody took the deployment down", "run this again when it may run")

@@ -3,7 +3,6 @@
 //! Invariant: the order. The token must belong to the target before anything else is asked, and all sources must have values
 //! before Railway is asked for what it has.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -107,8 +106,10 @@ impl<'a> Work<'a> {
         railway.check_scope(&target.project, &target.environment).await?;
         let vaults = one_password(secrets, &services, environment, cancel).await?;
         let sources = Sources { vaults: vaults.as_ref(), environment, stdin: stdin(&services)? };
-        let fingerprints = fingerprints(secrets, &sources).await?;
-        let resolved = resolve(target, &services, &sources).await?;
+        let key = secrets.fingerprint_key.as_ref();
+        let resolved = resolve(target, &services, key, &sources).await?;
+        let key = key.and_then(|key| resolved.values.get(key)).map(|value| &value.secret);
+        let fingerprints = Fingerprints::new(key)?;
         let (state, values) = read(&railway, target, &services).await?;
         Ok(Self { target, services, railway, vaults, fingerprints, resolved, state, values })
     }
@@ -194,28 +195,6 @@ fn stdin(services: &[&Service]) -> Result<Option<Secret>> {
     Ok(Some(Secret::new(text.expose_secret()).hidden()))
 }
 
-/// With the key of the configuration, if it names one.
-async fn fingerprints(secrets: &Secrets, sources: &Sources<'_>) -> Result<Fingerprints> {
-    let Some(source) = &secrets.fingerprint_key else { return Fingerprints::new(None) };
-    let mapping = Mapping { source: source.clone(), allow: BTreeSet::new(), generate: None };
-    let service = Service {
-        name: "secrets".to_owned(),
-        id: None,
-        variables: [("fingerprint_key".to_owned(), mapping)].into(),
-    };
-    // Any vault will do: the key reaches no environment.
-    let nowhere = Target {
-        name: String::new(),
-        project: String::new(),
-        environment: String::new(),
-        vault: None,
-        production: false,
-        services: Vec::new(),
-    };
-    let resolved = resolve(&nowhere, &[&service], sources).await?;
-    Fingerprints::new(resolved.values.get(source).map(|value| &value.secret))
-}
-
 /// What Railway has; not found, where a service is not in the environment.
 pub(super) async fn read(railway: &Railway, target: &Target, services: &[&Service]) -> Result<(State, Vec<Values>)> {
     let state = railway.state(&target.project, &target.environment).await?;
@@ -234,9 +213,5 @@ pub(super) async fn read(railway: &Railway, target: &Target, services: &[&Servic
 
 /// Where the variables of a service are.
 pub(super) fn place(target: &Target, service: &Service) -> Place {
-    Place {
-        project: target.project.clone(),
-        environment: target.environment.clone(),
-        service: service.id.clone(),
-    }
+    Place { project: target.project.clone(), environment: target.environment.clone(), service: service.id.clone() }
 }

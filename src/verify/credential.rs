@@ -61,9 +61,9 @@ fn question<'s>(service: &'s Service, identity: &Identity) -> Option<&'s AuthRow
     let is_success = |status: &u16| (200..300).contains(status);
     service.auth.iter().find(|row| {
         let answers = |who: &str, well: bool| {
-            row.answers.get(who).is_some_and(|right| {
-                !right.is_empty() && right.iter().all(|status| is_success(status) == well)
-            })
+            row.answers
+                .get(who)
+                .is_some_and(|right| !right.is_empty() && right.iter().all(|status| is_success(status) == well))
         };
         let is_plain = row.method == Method::Get && !row.optional && !row.path.contains('{');
         is_plain && answers(&identity.name, true) && answers("wrong", false)

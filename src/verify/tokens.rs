@@ -132,7 +132,8 @@ fn how_to_give(identity: &Identity) -> String {
 fn from_file(path: &Path, flag: &str, fetch: Fetch<'_>) -> Result<SecretString> {
     let shown = format!("the file of {flag}");
     if let Some(text) = path.to_str().filter(|text| is_reference(text)) {
-        let reference = Reference::parse(text).and_then(Reference::to_value).map_err(Error::from).context(|| flag.to_owned())?;
+        let reference =
+            Reference::parse(text).and_then(Reference::to_value).map_err(Error::from).context(|| flag.to_owned())?;
         return checked(&fetch(&reference).context(|| flag.to_owned())?, &format!("the field of {flag}"));
     }
     let token = if path == Path::new("-") {

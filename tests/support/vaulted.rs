@@ -173,8 +173,9 @@ pub fn change<'d>(done: &'d Done, service: &str, variable: &str) -> &'d Value {
 pub fn actions(done: &Done) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     let changes = done.json["changes"].as_array().unwrap_or_else(|| panic!("no changes in {}", done.stdout));
-    let line =
-        |change: &Value| format!("{}.{} {}", text(&change["service"]), text(&change["variable"]), text(&change["action"]));
+    let line = |change: &Value| {
+        format!("{}.{} {}", text(&change["service"]), text(&change["variable"]), text(&change["action"]))
+    };
     changes.iter().map(line).collect()
 }
 

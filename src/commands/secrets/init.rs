@@ -58,7 +58,8 @@ pub(super) fn run(args: &InitArgs, session: &Session<'_>, out: &mut Output) -> R
 fn write(path: &Path, content: &str) -> Result<()> {
     let shown = path.display();
     let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| {
-        let hint = "name another one with --output, or write to standard output with --output - and put the parts together";
+        let hint =
+            "name another one with --output, or write to standard output with --output - and put the parts together";
         Error::usage(format!("cannot make {shown}")).because(error).hint(hint)
     })?;
     file.write_all(content.as_bytes()).context(|| format!("writing {shown}"))

@@ -155,7 +155,9 @@ fn confirm(target: &Target, yes: bool, question: &str) -> Result<()> {
     }
     let asked = ui::ask_for(&format!("{question} This is production: type {} to go on:", target.name));
     match asked {
-        None => Err(Error::usage("nobody confirmed this, and there is no terminal to ask on").hint("--yes confirms it")),
+        None => {
+            Err(Error::usage("nobody confirmed this, and there is no terminal to ask on").hint("--yes confirms it"))
+        }
         Some(answer) if answer == target.name => Ok(()),
         Some(_) => Err(Error::usage("not confirmed; nothing was done")),
     }

@@ -107,7 +107,11 @@ impl PlanReport {
         ];
         let parts: Vec<String> =
             parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
-        if parts.is_empty() { format!("{}: nothing to do", self.target) } else { format!("{}: {}", self.target, parts.join(", ")) }
+        if parts.is_empty() {
+            format!("{}: nothing to do", self.target)
+        } else {
+            format!("{}: {}", self.target, parts.join(", "))
+        }
     }
 }
 

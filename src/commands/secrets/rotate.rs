@@ -84,7 +84,16 @@ pub(super) fn run(args: &RotateArgs, session: &Session<'_>, out: &mut Output) ->
     }
     turns.iter().map(announcement).for_each(ui::say);
     confirm(target, args.yes, &format!("Rotate {} of {}?", args.names.join(", "), target.name))?;
-    let mut rotation = Rotation { args, session, selection: &selection, work, record, address, is_stale: false, done: empty(&target.name) };
+    let mut rotation = Rotation {
+        args,
+        session,
+        selection: &selection,
+        work,
+        record,
+        address,
+        is_stale: false,
+        done: empty(&target.name),
+    };
     let code = rotation.run(turns)?;
     let report = rotation.done;
     out.result(&report, |width| report.text(width))?;
@@ -161,9 +170,11 @@ impl Rotation<'_, '_> {
             self.session.block(self.work.reread())?;
         }
         let mut plan = self.work.plan(&self.record, false)?;
-        let managed = |change: &&Change| plan.services.iter().any(|service| {
-            service.name == change.service && service.managed.contains(&change.variable)
-        });
+        let managed = |change: &&Change| {
+            plan.services
+                .iter()
+                .any(|service| service.name == change.service && service.managed.contains(&change.variable))
+        };
         let planned: Vec<Change> = plan.changes().filter(managed).cloned().collect();
         self.done.deploys = plan.deploys();
         changes(&planned, None).lines().for_each(ui::say);

@@ -47,6 +47,18 @@ pub enum Provider {
     Env,
 }
 
+impl Provider {
+    /// As the file has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Op => "op",
+            Self::Connect => "connect",
+            Self::Env => "env",
+        }
+    }
+}
+
 /// An environment of a Railway project.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -169,18 +181,13 @@ impl Source {
         if text == "stdin://" {
             return Ok(Self::Stdin);
         }
-        let reference: Reference = match text.starts_with("op://") {
-            true => text.parse().map_err(|bad| format!("{bad}"))?,
-            false => {
-                return Err("is no reference: op://vault/item/field, env://NAME or stdin:// \
-                            (what is not secret goes into { value = … })"
-                    .to_owned());
-            }
-        };
-        match reference.attribute {
-            None => Ok(Self::OnePassword(reference)),
-            Some(_) => Err("a variable takes the field as it is, without an attribute".to_owned()),
+        if !text.starts_with("op://") {
+            return Err("is no reference: op://vault/item/field, env://NAME or stdin:// \
+                        (what is not secret goes into { value = … })"
+                .to_owned());
         }
+        let reference = Reference::parse(text).and_then(Reference::to_value);
+        reference.map(Self::OnePassword).map_err(|bad| format!("the reference cannot be used: {bad}"))
     }
 }
 

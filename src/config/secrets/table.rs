@@ -8,16 +8,25 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::{Allow, Alphabet, Provider};
+use crate::providers::onepassword::Reference;
 
 /// The table `[secrets]`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SecretsTable {
     #[serde(default)]
-    pub(super) provider: Provider,
+    pub(in crate::config) provider: Provider,
     pub(super) fingerprint_key: Option<String>,
     #[serde(default)]
     pub(in crate::config) targets: Vec<TargetTable>,
+}
+
+impl SecretsTable {
+    /// Where the key of fingerprints is; what is no reference may be the key itself.
+    pub(in crate::config) fn shown_key(&self) -> Option<String> {
+        let reference = Reference::parse(self.fingerprint_key.as_ref()?);
+        Some(reference.map_or_else(|_| "(set, hidden)".to_owned(), |reference| reference.to_string()))
+    }
 }
 
 /// One of `[[secrets.targets]]`.

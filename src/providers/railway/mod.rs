@@ -18,10 +18,10 @@ use std::time::Duration;
 use cynic::{MutationBuilder as _, QueryBuilder as _};
 
 use self::client::Client;
+pub use self::delete::REQUESTS as DELETION;
 use self::error::{Repeat, Task, Token, safe};
 use self::operations as wire;
 use self::scalars::Exposed;
-pub use self::delete::REQUESTS as DELETION;
 pub use self::types::{Deployment, DeploymentStatus, Place, ServiceState, State, Values, VariableState};
 use crate::config::Environment;
 use crate::secret::Secret;
