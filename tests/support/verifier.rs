@@ -134,7 +134,14 @@ fn requested<T>(
     let mut request = Request {
         address: &Address::parse(url, "--url").unwrap(),
         service,
-        tokens: &Tokens::read(service, &TokenFiles::default(), &environment, true).unwrap(),
+        tokens: &Tokens::read(
+            service,
+            &TokenFiles::default(),
+            &environment,
+            &|_| unreachable!("nothing refers to 1Password"),
+            true,
+        )
+        .unwrap(),
         workspace: None,
         against: None,
         restart: None,
