@@ -51,8 +51,10 @@ pub struct Work<'a> {
 pub struct Requests {
     /// As the limits of a service account count them.
     pub onepassword: u64,
-    /// At most, with all looks at deployments that are under way.
+    /// At most.
     pub railway: u64,
+    /// Of these, at most: looks at deployments that are under way.
+    pub railway_waiting: u64,
 }
 
 /// The target that is meant: the one of this name, or the only one.
@@ -156,10 +158,11 @@ impl<'a> Work<'a> {
         let after = if writes + deletes > 0 { state } else { 0 };
         let deletion = if deletes > 0 { DELETION } else { 0 };
         // One look at all deployments, and one more for each that is not the newest of its service.
-        let looking = if waits > 0 { looks(timeout) * (state + waits) } else { 0 };
+        let waiting = if waits > 0 { looks(timeout) * (state + waits) } else { 0 };
         Requests {
             onepassword: self.vaults.as_ref().map_or(0, OnePassword::requests),
-            railway: before + 2 * writes + deletion + after + number(plan.deploys()) + looking,
+            railway: before + 2 * writes + deletion + after + number(plan.deploys()) + waiting,
+            railway_waiting: waiting,
         }
     }
 

@@ -89,8 +89,12 @@ impl PlanReport {
         for line in &self.deployments {
             text += &format!("{line}\n");
         }
-        let Requests { onepassword, railway } = self.requests;
-        text += &format!("requests: {onepassword} to 1Password, {railway} to Railway at most\n");
+        let Requests { onepassword, railway, railway_waiting } = self.requests;
+        let waiting = match railway_waiting {
+            0 => String::new(),
+            waiting => format!(", and at most {waiting} while deployments are waited for"),
+        };
+        text += &format!("requests: {onepassword} to 1Password, {} to Railway{waiting}\n", railway - railway_waiting);
         text + &self.summary()
     }
 
@@ -118,9 +122,9 @@ impl PlanReport {
 fn deployment(service: &str, deploy: &Deploy) -> Option<String> {
     match deploy {
         Deploy::None => None,
-        Deploy::Needed(why) => Some(format!("{service} is deployed: {why}")),
-        Deploy::Follow(id) => Some(format!("{service}: the deployment {id} is under way, and is waited for")),
-        Deploy::Never => Some(format!("{service} was never deployed, and is not: its first deployment has everything")),
+        Deploy::Needed(why) => Some(format!("deploy {service}: {why}")),
+        Deploy::Follow(id) => Some(format!("wait for {service}: the deployment {id} is under way")),
+        Deploy::Never => Some(format!("leave {service}: it was never deployed, and its first deployment will have everything")),
     }
 }
 
@@ -195,6 +199,9 @@ impl SyncReport {
     /// For people.
     pub(super) fn text(&self, width: Option<u16>) -> String {
         let mut text = services(&self.services, width);
+        if !self.plan.pending {
+            text = format!("{}\n", self.plan.summary());
+        }
         for change in self.plan.changes.iter().filter(|change| change.action == Action::Conflict) {
             let note = change.note.as_deref().unwrap_or_default();
             text += &format!("{}.{} was left as it is: {note}\n", change.service, change.variable);
