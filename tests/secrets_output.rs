@@ -51,7 +51,7 @@ fn a_plan() {
     unmanaged, and left as they are: openwork.DATABASE_URL, openwork.PORT
     deploy openwork: its variables change
     deploy web: its variables are newer than what runs
-    requests: 5 to 1Password, 12 to Railway, and at most 288 while deployments are waited for
+    requests: 5 to 1Password, 16 to Railway, and at most 288 while deployments are waited for
     production: 4 to create, 1 to update, 2 to deploy
     --- stderr
     --- exit 0
@@ -79,7 +79,7 @@ fn a_sync_and_one_with_nothing_to_do() {
     unmanaged, and left as they are: openwork.DATABASE_URL, openwork.PORT
     deploy openwork: its variables change
     deploy web: its variables change
-    requests: 5 to 1Password, 14 to Railway, and at most 288 while deployments are waited for
+    requests: 5 to 1Password, 18 to Railway, and at most 288 while deployments are waited for
     production: 4 to create, 2 to update, 2 to deploy
     openwork: writing 4 variables
     web: writing 1 variable

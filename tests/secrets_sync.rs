@@ -104,6 +104,19 @@ fn without_a_confirmation_nothing_is_written() {
 }
 
 #[test]
+fn what_changes_while_somebody_thinks_is_not_overwritten() {
+    let scene = Scene::new();
+    let mut terminal = Terminal::start(&scene.text_command(&["sync"]));
+    terminal.wait_for("type production to go on:");
+    scene.railway.set("openwork", "OPENWORK_TOKEN", "${{shared.OPENWORK_TOKEN}}");
+    terminal.types("production\n");
+    let (code, screen) = terminal.end();
+    assert_eq!(code, 11, "{screen}");
+    assert!(screen.contains("have changed since the plan was shown"), "{screen}");
+    assert_eq!(scene.railway.mutations(), 0);
+}
+
+#[test]
 fn another_target_than_production_is_confirmed_by_yes() {
     let scene = Scene::new();
     scene.reconfigure("production = true\n", "");

@@ -156,12 +156,14 @@ impl<'a> Work<'a> {
         // The scope and the variables of each service take one request each; the rest went into the state of the environment.
         let state = before.saturating_sub(1 + number(self.services.len())).max(1);
         let after = if writes + deletes > 0 { state } else { 0 };
+        // Where somebody is asked, everything is read again behind the answer.
+        let again = if plan.is_pending() { before.saturating_sub(1) } else { 0 };
         let deletion = if deletes > 0 { DELETION } else { 0 };
         // One look at all deployments, and one more for each that is not the newest of its service.
         let waiting = if waits > 0 { looks(timeout) * (state + waits) } else { 0 };
         Requests {
             onepassword: self.vaults.as_ref().map_or(0, OnePassword::requests),
-            railway: before + 2 * writes + deletion + after + number(plan.deploys()) + waiting,
+            railway: before + again + 2 * writes + deletion + after + number(plan.deploys()) + waiting,
             railway_waiting: waiting,
         }
     }

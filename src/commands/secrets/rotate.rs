@@ -91,7 +91,7 @@ pub(super) fn run(args: &RotateArgs, session: &Session<'_>, out: &mut Output) ->
         work,
         record,
         address,
-        is_stale: false,
+        is_stale: !args.yes,
         done: empty(&target.name),
     };
     let code = rotation.run(turns)?;
@@ -118,7 +118,7 @@ struct Rotation<'r, 's> {
     work: Work<'r>,
     record: RecordFile,
     address: Option<Address>,
-    /// Whether Railway has changed since it was read.
+    /// Whether Railway may have changed since it was read.
     is_stale: bool,
     done: RotateReport,
 }

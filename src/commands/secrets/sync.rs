@@ -9,11 +9,11 @@ use super::report::{PlanReport, SyncReport};
 use super::{TargetArgs, WaitArgs, confirm, lock_record, read_record, secrets};
 use crate::commands::Session;
 use crate::providers::address::Address;
-use crate::secrets::Work;
+use crate::secrets::{Plan, RecordFile, Work};
 use crate::secrets::sync::{Sync, exit_code};
 use crate::ui::Output;
 use crate::verify::{self, Report, Request, Tokens, Verdict};
-use crate::{ExitCode, Result, ui};
+use crate::{Error, ExitCode, Result, ui};
 
 /// How long the service may take to be up after its deployment.
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -31,8 +31,8 @@ const VERIFY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Exit codes: 0 done, or nothing to do, 2 usage, an ambiguous item, a value that
 /// no variable may have, or not confirmed, 3 in part: what is left is named,
 /// 5 --url: the service does not work with it, 10 no such vault, item, field or
-/// service, 11 another run works on the target, or somebody has staged changes
-/// (--prune), 12 a token is missing, refused or of another environment,
+/// service, 11 another run works on the target, or somebody has changed something
+/// meanwhile, 12 a token is missing, refused or of another environment,
 /// 13 rate-limited, and nothing was written, 130 interrupted
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
@@ -74,6 +74,9 @@ pub(super) fn run(args: &SyncArgs, session: &Session<'_>, out: &mut Output) -> R
     if plan.is_pending() {
         report.text(None).lines().for_each(ui::say);
         confirm(target, args.yes, &format!("Change {}?", target.name))?;
+        if !args.yes {
+            plan = still(session, &mut work, &record, args.prune, &plan)?;
+        }
     }
     let state = std::mem::take(&mut work.state);
     let services = session.block(async {
@@ -103,6 +106,23 @@ pub(super) fn run(args: &SyncArgs, session: &Session<'_>, out: &mut Output) -> R
     let report = SyncReport { plan: report, services, verification };
     out.result(&report, |width| report.text(width))?;
     Ok(code)
+}
+
+/// The plan once more after somebody has thought about it: what was confirmed is what is done.
+fn still(
+    session: &Session<'_>,
+    work: &mut Work<'_>,
+    record: &RecordFile,
+    prune: bool,
+    shown: &Plan,
+) -> Result<Plan> {
+    session.block(work.reread())?;
+    let plan = work.plan(record, prune)?;
+    if plan.changes().eq(shown.changes()) {
+        return Ok(plan);
+    }
+    Err(Error::new(ExitCode::Busy, "the variables at Railway have changed since the plan was shown; nothing was done")
+        .hint("run it again, and look at the new plan"))
 }
 
 /// What `opsctl verify` says of the service, with the tokens that were written.
