@@ -122,9 +122,12 @@ impl Stage {
             assert_eq!(railway.running(service)["OPENWORK_TOKEN"], token, "{service} runs");
         }
         let [openwork, running] = [railway.variables("openwork"), railway.running("openwork")];
-        for (name, value) in
-            [("OPENWORK_HOST_TOKEN", HOST), ("OPENWORK_WORKSPACE", "/data/workspace"), ("TLS_KEY", KEY), ("PORT", "8787")]
-        {
+        for (name, value) in [
+            ("OPENWORK_HOST_TOKEN", HOST),
+            ("OPENWORK_WORKSPACE", "/data/workspace"),
+            ("TLS_KEY", KEY),
+            ("PORT", "8787"),
+        ] {
             assert_eq!((openwork[name].as_str(), running[name].as_str()), (value, value), "{name}");
         }
         assert_eq!(openwork["DATABASE_URL"], "${{Postgres.DATABASE_URL}}");
@@ -163,19 +166,24 @@ fn spots(name: &str, make: fn() -> Stage, command: fn(&Stage) -> Command) -> Vec
     let requests = stage.scene.railway.seen().len();
     let asked = stage.scene.op.calls()[before..].iter().filter(|call| call.verb() != "--version").count() as u64;
     let both = [railway::When::Before, railway::When::After];
-    let mut spots: Vec<Spot> =
-        (1..=requests).flat_map(|number| both.map(|when| Spot::Railway(number, when))).collect();
+    let mut spots: Vec<Spot> = (1..=requests).flat_map(|number| both.map(|when| Spot::Railway(number, when))).collect();
     let both = [onepassword::When::Before, onepassword::When::After];
     spots.extend((1..=asked).flat_map(|number| both.map(|when| Spot::OnePassword(number, when))));
     println!("{name}: {requests} requests to Railway, {asked} calls of op");
     spots
 }
 
-/// The changes of the record by a command. Bytes in a file that nobody reads before its name is the right one are none of them.
+/// The changes of the record by a command. Bytes go into a file that nobody reads before its name is the right one, so they are none.
 fn records(name: &str, make: fn() -> Stage, command: fn(&Stage) -> Command) -> Vec<Spot> {
     let stage = make();
     let (done, mut points) = points(&command(&stage), stage.dir(), Threads::Main, &[]);
     done.ok();
+    let steps: Vec<&Point> = points.iter().skip_while(|point| point.call != "write").collect();
+    for step in steps.chunks(4) {
+        let calls: Vec<&str> = step.iter().map(|point| point.call.as_str()).collect();
+        assert_eq!(calls, ["write", "fsync", "rename", "fsync"], "{step:#?}");
+        assert!(step[..3].iter().all(|point| point.text.contains("production.json.next")), "{step:#?}");
+    }
     points.retain(|point| point.call != "write");
     println!("{name}: {} changes of the record", points.len());
     points.into_iter().map(Spot::Record).collect()

@@ -56,9 +56,11 @@ impl Many {
         for item in 0..ITEMS {
             let of_item = (0..SERVICES).filter(|service| service % ITEMS == item);
             let all = of_item.flat_map(|service| (0..VARIABLES).map(move |variable| (service, variable)));
-            let fields: Vec<(String, String)> =
-                all.map(|(service, variable)| (format!("{}-{variable}", name(service)), value(service, variable))).collect();
-            let mut fields: Vec<(&str, &str)> = fields.iter().map(|(label, value)| (label.as_str(), value.as_str())).collect();
+            let fields: Vec<(String, String)> = all
+                .map(|(service, variable)| (format!("{}-{variable}", name(service)), value(service, variable)))
+                .collect();
+            let mut fields: Vec<(&str, &str)> =
+                fields.iter().map(|(label, value)| (label.as_str(), value.as_str())).collect();
             fields.push(("common", COMMON));
             items.push(scene.op.item(&scene.vault, &format!("item-{item}"), &fields));
         }
@@ -121,7 +123,10 @@ fn many_secrets_take_one_read_of_each_item_and_one_write_and_deployment_of_each_
     let railway = &many.scene.railway;
     let done = many.scene.run(&["sync", "--yes"]).ok();
     many.within_the_budget(&done, 0);
-    assert_eq!((railway.count("variableCollectionUpsert"), railway.count("serviceInstanceDeployV2")), (SERVICES, SERVICES));
+    assert_eq!(
+        (railway.count("variableCollectionUpsert"), railway.count("serviceInstanceDeployV2")),
+        (SERVICES, SERVICES)
+    );
     assert_eq!(many.deploys(), [1; SERVICES]);
     for service in 0..SERVICES {
         let (has, runs) = (railway.variables(&name(service)), railway.running(&name(service)));
@@ -150,7 +155,8 @@ fn a_secret_that_ten_services_share_deploys_those_ten() {
     many.within_the_budget(&done, before);
     let wanted: Vec<usize> = (0..SERVICES).map(|service| if service < SHARING { 2 } else { 1 }).collect();
     assert_eq!(many.deploys(), wanted);
-    let written: Vec<_> = railway.seen().into_iter().filter(|seen| seen.operation == "variableCollectionUpsert").collect();
+    let written: Vec<_> =
+        railway.seen().into_iter().filter(|seen| seen.operation == "variableCollectionUpsert").collect();
     assert_eq!(written.len(), SHARING);
     for seen in &written {
         let names: Vec<_> = seen.variables["variables"].as_object().expect("variables").keys().collect();

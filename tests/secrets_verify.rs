@@ -1,5 +1,10 @@
 //! `opsctl secrets verify`: every drift is named, what nobody can know is never called well, and nothing is written.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 mod support;
 
@@ -151,7 +156,11 @@ fn every_kind_of_drift_is_named_and_nothing_beside_it() {
     let cases: [(&str, Change, &[&str]); 9] = [
         ("missing", |scene| scene.railway.remove("web", "OPENWORK_TOKEN"), &["web.OPENWORK_TOKEN"]),
         ("another value", |scene| scene.railway.set("web", "OPENWORK_TOKEN", OLD_CLIENT), &["web.OPENWORK_TOKEN"]),
-        ("another shared value", |scene| scene.railway.set(SHARED, "SENTRY_DSN", OLD_CLIENT), &["everywhere.SENTRY_DSN"]),
+        (
+            "another shared value",
+            |scene| scene.railway.set(SHARED, "SENTRY_DSN", OLD_CLIENT),
+            &["everywhere.SENTRY_DSN"],
+        ),
         (
             "another literal",
             |scene| scene.railway.set("openwork", "OPENWORK_WORKSPACE", "/elsewhere"),
@@ -214,13 +223,20 @@ fn a_newest_deployment_that_does_not_run_is_never_well() {
     let scene = well();
     // As a machine sees it that did not ask for it.
     std::fs::remove_dir_all(scene.dir.join("state")).unwrap();
-    for (course, failed, warned) in
-        [("FAILED", &["web.deployment"][..], &[][..]), ("CRASHED", &["web.deployment"], &[]), ("BUILDING", &[], &["web.deployment"])]
-    {
+    for (course, failed, warned) in [
+        ("FAILED", &["web.deployment"][..], &[][..]),
+        ("CRASHED", &["web.deployment"], &[]),
+        ("BUILDING", &[], &["web.deployment"]),
+    ] {
         scene.railway.next_deployment("web", &[course]);
         scene.railway.deploy("web");
         let done = verify(&scene, &[]);
-        assert_eq!((with(&done, "failed"), with(&done, "warning")), (owned(failed), owned(warned)), "{course}: {}", done.stdout);
+        assert_eq!(
+            (with(&done, "failed"), with(&done, "warning")),
+            (owned(failed), owned(warned)),
+            "{course}: {}",
+            done.stdout
+        );
         assert_eq!(done.code, if failed.is_empty() { 0 } else { 5 });
     }
     scene.railway.next_deployment("web", &["SLEEPING"]);

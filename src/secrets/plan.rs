@@ -243,7 +243,9 @@ pub(super) fn sealed(service: &Service, name: &str, wanted: &Value, to: &Fingerp
     let written = known.record.of(service.id.as_deref()).and_then(|record| record.variables.get(name));
     let print = written.and_then(|written| written.fingerprint.as_ref()).filter(|_| known.fingerprints.lasts());
     match (print, written.and_then(|written| written.updated), updated) {
-        (Some(print), ..) if print != to => return Sealed::Other("1Password has another value than the last sync wrote"),
+        (Some(print), ..) if print != to => {
+            return Sealed::Other("1Password has another value than the last sync wrote");
+        }
         (Some(_), Some(at), Some(updated)) if updated > at => {
             return Sealed::Other("somebody has written it since the last sync");
         }

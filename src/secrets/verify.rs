@@ -128,9 +128,11 @@ fn deployed(service: &ServicePlan, state: &State) -> Option<Finding> {
             format!("the newest deployment has ended ({word}): what runs, if anything does, is older"),
             "look at it in Railway, and deploy the service again",
         ),
-        _ if !status.is_running() => {
-            Finding::warning(&name, format!("{} is under way ({word})", latest.id), "look again when it has come to run")
-        }
+        _ if !status.is_running() => Finding::warning(
+            &name,
+            format!("{} is under way ({word})", latest.id),
+            "look again when it has come to run",
+        ),
         _ => Finding::ok(&name, "what runs is no older than the variables"),
     })
 }
