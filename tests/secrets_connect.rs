@@ -15,8 +15,6 @@ mod onepassword;
 mod openwork;
 #[path = "support/railway/mod.rs"]
 mod railway;
-#[path = "support/server.rs"]
-mod server;
 #[path = "support/stub_store.rs"]
 mod stub_store;
 #[path = "support/vaulted.rs"]
@@ -30,6 +28,8 @@ use onepassword::FakeOp;
 use onepassword::connect::FakeConnect;
 use openwork::{Engine, OpenWork, Version};
 use railway::SHARED;
+// The same server by its other name: a module is part of a program once.
+use stub_store as server;
 use support::TestDir;
 use support::opsctl::{Bench, Done, files_below, run};
 use support::tree::{Tree, assert_equal};
