@@ -241,13 +241,18 @@ pub(super) enum Sealed {
 pub(super) fn sealed(service: &Service, name: &str, wanted: &Value, to: &Fingerprint, known: &Known<'_>) -> Sealed {
     let updated = updated(known.state, service.id.as_deref(), name);
     let written = known.record.of(service.id.as_deref()).and_then(|record| record.variables.get(name));
-    let recorded = written.and_then(|written| Some((written.fingerprint.as_ref()?, written.updated?)));
-    if let Some((fingerprint, at)) = recorded.filter(|_| known.fingerprints.lasts()) {
-        return match (fingerprint == to, updated.is_some_and(|updated| updated > at)) {
-            (false, _) => Sealed::Other("1Password has another value than the last sync wrote"),
-            (true, true) => Sealed::Other("somebody has written it since the last sync"),
-            (true, false) => Sealed::Same,
-        };
+    let print = written.and_then(|written| written.fingerprint.as_ref()).filter(|_| known.fingerprints.lasts());
+    match (print, written.and_then(|written| written.updated), updated) {
+        (Some(print), ..) if print != to => {
+            return Sealed::Other("1Password has another value than the last sync wrote");
+        }
+        (Some(_), Some(at), Some(updated)) if updated > at => {
+            return Sealed::Other("somebody has written it since the last sync");
+        }
+        (Some(_), Some(_), _) => return Sealed::Same,
+        // It wrote and was stopped before it saw the time of that: only another write makes it known.
+        (Some(_), None, Some(_)) => return Sealed::Other("the last sync was stopped right after it wrote it"),
+        _ => {}
     }
     match (updated, wanted.updated) {
         (Some(there), Some(item)) if item > there => Sealed::Other("its item in 1Password was edited since"),

@@ -14,7 +14,7 @@ use crate::config::profile::{self, Condition, Need, Profile, Variable};
 use crate::config::secrets::{Service, Source};
 use crate::finding::{Finding, Status};
 use crate::providers::address::Address;
-use crate::providers::railway::Values;
+use crate::providers::railway::{State, Values};
 use crate::secret::Secret;
 use crate::verify::credential::{self, Door};
 use crate::{ExitCode, Result};
@@ -78,7 +78,7 @@ pub async fn verify(work: &Work<'_>, plan: &Plan, profile: &Profile, address: Op
     for ((service, planned), values) in work.services.iter().zip(&plan.services).zip(&work.values) {
         let managed = planned.changes.iter().filter(|change| planned.managed.contains(&change.variable));
         checks.extend(managed.map(|change| compared(service, change)));
-        checks.extend(deployed(planned));
+        checks.extend(deployed(planned, &work.state));
         checks.extend(contract(profile, work, service, values));
     }
     if let Some(address) = address {
@@ -113,18 +113,27 @@ fn compared(service: &Service, change: &Change) -> Finding {
 }
 
 /// Whether what runs has what Railway has.
-fn deployed(service: &ServicePlan) -> Option<Finding> {
+fn deployed(service: &ServicePlan, state: &State) -> Option<Finding> {
     let name = format!("{}.deployment", service.name);
-    service.place.service.as_ref()?;
+    let id = service.place.service.as_ref()?;
+    let latest = state.services.iter().find(|one| one.id == *id)?.latest.as_ref()?;
+    let (status, word) = (latest.status, latest.status.word());
     Some(match &service.deploy {
         // That something is still to be written is told for each variable.
         Deploy::Needed(_) if !service.writes.is_empty() => return None,
         Deploy::Needed(why) => Finding::failed(&name, format!("what runs is older: {why}"), "`opsctl secrets sync`"),
-        Deploy::Follow(id) => {
-            Finding::warning(&name, format!("{id} is under way"), "look again when it has come to run")
-        }
-        Deploy::Never => return None,
-        Deploy::None => Finding::ok(&name, "what runs is no older than the variables"),
+        // Whoever asked for it: nothing runs that is as new as the variables.
+        _ if status.is_over() => Finding::failed(
+            &name,
+            format!("the newest deployment has ended ({word}): what runs, if anything does, is older"),
+            "look at it in Railway, and deploy the service again",
+        ),
+        _ if !status.is_running() => Finding::warning(
+            &name,
+            format!("{} is under way ({word})", latest.id),
+            "look again when it has come to run",
+        ),
+        _ => Finding::ok(&name, "what runs is no older than the variables"),
     })
 }
 

@@ -339,6 +339,12 @@ impl FakeRailway {
         of.expect("a service").deploys -= 1;
     }
 
+    /// Somebody deploys the service by hand.
+    pub fn deploy(&self, place: &str) {
+        let (environment, service) = self.service_at(place);
+        self.shared.lock().world.deploy(&environment, &service).expect("a service");
+    }
+
     /// What the running service has, references resolved: nothing, where none runs.
     pub fn running(&self, place: &str) -> BTreeMap<String, String> {
         let (environment, service) = self.service_at(place);
