@@ -73,16 +73,20 @@ pub(super) fn run(args: &RotateArgs, session: &Session<'_>, out: &mut Output) ->
     let secrets = secrets(session)?;
     let target = args.target.target(session, &secrets)?;
     let selection = rotate::select(&secrets, target, &args.names, &args.target.service)?;
-    let record = lock_record(session, target)?;
+    let mut record = lock_record(session, target)?;
     let work = gather(session, &secrets, target, selection.services.iter().collect())?;
     let turns = rotate::turns(&work, &selection, args.rollback)?;
+    turns.iter().map(announcement).for_each(ui::say);
+    if args.rollback && turns.iter().all(|turn| !turn.is_open) {
+        ui::warn("no rotation is open that could be taken back: this begins one");
+    }
     if args.dry_run {
         let rotated = turns.iter().map(|turn| rotated(turn, "planned", false)).collect();
         let report = RotateReport { rotated, ..empty(&target.name) };
         out.result(&report, |width| report.text(width))?;
         return Ok(ExitCode::Ok);
     }
-    turns.iter().map(announcement).for_each(ui::say);
+    rotate::adopt(&work, &selection, &turns, &mut record);
     confirm(target, args.yes, &format!("Rotate {} of {}?", args.names.join(", "), target.name))?;
     let mut rotation = Rotation {
         args,
