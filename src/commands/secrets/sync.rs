@@ -21,19 +21,20 @@ const VERIFY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Write what 1Password has into the services, and deploy them
 ///
 /// Shows the plan and asks; for a target with `production = true` its name has to
-/// be typed. Each service is written once, read back, and deployed once; a service
-/// whose write failed is not deployed. Variables that the configuration does not
-/// name are never touched. Running it again goes on where it was stopped.
+/// be typed. Each service is written once, read back, and deployed once; a
+/// service whose write failed is not deployed. Variables that the configuration
+/// does not name are never touched. Running it again goes on where it was
+/// stopped.
 ///
 /// Example: opsctl secrets sync
 /// Example: opsctl secrets sync --target production --yes --url https://work.example.com
 ///
 /// Exit codes: 0 done, or nothing to do, 2 usage, an ambiguous item, a value that
-/// no variable may have, or not confirmed, 3 in part: what is left is named,
-/// 5 --url: the service does not work with it, 10 no such vault, item, field or
+/// no variable may have, or not confirmed, 3 in part: what is left is named, 5
+/// --url: the service does not work with it, 10 no such vault, item, field or
 /// service, 11 another run works on the target, or somebody has changed something
-/// meanwhile, 12 a token is missing, refused or of another environment,
-/// 13 rate-limited, and nothing was written, 130 interrupted
+/// meanwhile, 12 a token is missing, refused or of another environment, 13
+/// rate-limited, and nothing was written, 130 interrupted
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct SyncArgs {
