@@ -100,7 +100,9 @@ impl Bench {
         let sections = sections();
         let of = |heading: &str| {
             let found = sections.iter().find(|(one, _)| one == heading);
-            found.map(|(_, blocks)| blocks.clone()).unwrap_or_else(|| panic!("{BOOK} has no section {heading:?} with commands"))
+            found
+                .map(|(_, blocks)| blocks.clone())
+                .unwrap_or_else(|| panic!("{BOOK} has no section {heading:?} with commands"))
         };
         let chosen = of(heading).into_iter().enumerate().filter(|(number, _)| wanted(*number)).map(|(_, block)| block);
         let mut script = String::from("set -eu\n");

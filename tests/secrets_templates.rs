@@ -75,7 +75,9 @@ fn every_profile_gives_a_file_that_is_right_once_it_is_filled_in() {
             let done = shown(&dir, &text).ok();
             assert!(done.stdout.contains("production") && done.stdout.contains(profile), "{}", done.stdout);
         }
-        assert!(with_everything(&filled).lines().count() == filled.lines().count() && with_everything(&filled) != filled);
+        assert!(
+            with_everything(&filled).lines().count() == filled.lines().count() && with_everything(&filled) != filled
+        );
         // As it is written it stops at what is missing, and nothing is asked of anybody.
         dir.write("opsctl.toml", &template);
         let done = run(command(dir.path(), &["plan", "--json"])).ended(2);
@@ -156,7 +158,10 @@ fn standard_output_gets_the_very_file_and_nothing_is_written() {
     run(command(dir.path(), &["init"])).ok_text();
     assert_eq!(std::fs::read_to_string(dir.join("opsctl.toml")).unwrap(), template);
     let done = run(command(dir.path(), &["init", "--output", "-", "--json"])).ok();
-    assert_eq!((&done.json["content"].as_str(), &done.json["file"]), (&Some(template.as_str()), &serde_json::Value::Null));
+    assert_eq!(
+        (&done.json["content"].as_str(), &done.json["file"]),
+        (&Some(template.as_str()), &serde_json::Value::Null)
+    );
 }
 
 /// A template that turned out to be somebody's real file.

@@ -9,8 +9,8 @@ use super::report::{PlanReport, SyncReport};
 use super::{TargetArgs, WaitArgs, confirm, lock_record, read_record, secrets};
 use crate::commands::Session;
 use crate::providers::address::Address;
-use crate::secrets::{Plan, RecordFile, Work};
 use crate::secrets::sync::{Sync, exit_code};
+use crate::secrets::{Plan, RecordFile, Work};
 use crate::ui::Output;
 use crate::verify::{self, Report, Request, Tokens, Verdict};
 use crate::{Error, ExitCode, Result, ui};
@@ -110,13 +110,7 @@ pub(super) fn run(args: &SyncArgs, session: &Session<'_>, out: &mut Output) -> R
 }
 
 /// The plan once more after somebody has thought about it: what was confirmed is what is done.
-fn still(
-    session: &Session<'_>,
-    work: &mut Work<'_>,
-    record: &RecordFile,
-    prune: bool,
-    shown: &Plan,
-) -> Result<Plan> {
+fn still(session: &Session<'_>, work: &mut Work<'_>, record: &RecordFile, prune: bool, shown: &Plan) -> Result<Plan> {
     session.block(work.reread())?;
     let plan = work.plan(record, prune)?;
     if plan.changes().eq(shown.changes()) {
