@@ -23,9 +23,9 @@ pub enum ExitCode {
     Verification = 5,
     /// Changes are pending (`--detailed-exit-code`).
     Pending = 6,
-    /// No such store, snapshot, source or path.
+    /// No such store, snapshot, source, path, vault, item, field or service.
     NotFound = 10,
-    /// Another process holds the lock.
+    /// Another process holds the lock, or somebody changes the same thing.
     Busy = 11,
     /// A key or credential was refused or is missing.
     Denied = 12,
@@ -89,13 +89,14 @@ impl ExitCode {
             Self::Failed => "failed for a reason without a code of its own",
             Self::Usage => "wrong command line, variable or configuration; confirmation missing",
             Self::Incomplete => {
-                "finished, but incomplete: files unreadable or changing, or a service not verified in whole; named in the output"
+                "finished, but incomplete: files unreadable or changing, or a service not verified, written or deployed in whole; \
+                 named in the output"
             }
             Self::Integrity => "integrity: a hash, signature or format does not hold",
-            Self::Verification => "verification failed: a probe or a drill",
+            Self::Verification => "verification failed: a probe or a drill, or secrets that are not as 1Password says",
             Self::Pending => "changes are pending (`--detailed-exit-code`)",
-            Self::NotFound => "no such store, snapshot, source or path",
-            Self::Busy => "busy: another process holds the lock",
+            Self::NotFound => "no such store, snapshot, source or path; no such vault, item, field or service",
+            Self::Busy => "busy: another process holds the lock, or another person changes the same thing",
             Self::Denied => "a key or credential is missing or was refused",
             Self::RateLimited => "the other side limits the rate of requests",
             Self::NoSpace => "not enough space",

@@ -12,6 +12,8 @@ mod support;
 mod cycle;
 #[path = "support/openwork/mod.rs"]
 mod openwork;
+#[path = "support/runbook.rs"]
+mod runbook;
 #[path = "support/stub_store.rs"]
 mod stub_store;
 
@@ -22,31 +24,13 @@ use std::process::{Command, Stdio};
 
 use cycle::{SOURCE, Site, run};
 use openwork::{CLIENT, Engine, HOST, OpenWork, Version, forward};
+use runbook::{blocks, path_with_opsctl};
 use stub_store::{Reply, Server};
 use support::tree::{Tree, assert_equal};
 use support::{TestDir, clean_env};
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The fenced blocks of a language, each with the line that it begins on.
-fn blocks(text: &str, language: &str) -> Vec<(usize, String)> {
-    let mut found = Vec::new();
-    let mut open: Option<(String, usize, String)> = None;
-    for (at, line) in text.lines().enumerate() {
-        match (&mut open, line.trim().strip_prefix("```")) {
-            (None, Some(language)) => open = Some((language.trim().to_owned(), at + 2, String::new())),
-            (None, None) => {}
-            (Some(_), Some("")) => found.extend(open.take()),
-            (Some((_, _, content)), _) => {
-                content.push_str(line);
-                content.push('\n');
-            }
-        }
-    }
-    assert!(open.is_none(), "a block does not end");
-    found.into_iter().filter(|(of, ..)| of == language).map(|(_, at, content)| (at, content)).collect()
 }
 
 /// Runs all `sh` blocks of a runbook in a folder, where `runbooks/` is that of the repository, and returns what they said.
@@ -61,14 +45,8 @@ fn run_blocks(name: &str, dir: &TestDir, variables: &[(&str, String)]) -> String
     script.push_str("echo '=== all done'\n");
     let work = dir.mkdir("work");
     symlink(repository().join("runbooks"), work.join("runbooks")).unwrap();
-    let bin = dir.mkdir("bin");
-    symlink(env!("CARGO_BIN_EXE_opsctl"), bin.join("opsctl")).unwrap();
-    let path =
-        std::env::join_paths(std::iter::once(bin).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())))
-            .unwrap();
-
     let mut command = Command::new("sh");
-    command.args(["-c", &script]).current_dir(&work).env_clear().envs(clean_env()).env("PATH", path);
+    command.args(["-c", &script]).current_dir(&work).env_clear().envs(clean_env()).env("PATH", path_with_opsctl(dir));
     command.envs(variables.iter().map(|(name, value)| (name, value))).stdin(Stdio::null());
     // Ends when the last process that a block left behind has closed its end.
     let output = command.output().unwrap();
@@ -214,8 +192,8 @@ fn every_runbook_is_tested() {
     let books: Vec<_> = names.iter().filter(|name| name.ends_with(".md")).map(String::as_str).collect();
     assert_eq!(
         books,
-        ["break-glass.md", "incident-restore.md", "scheduled-backups.md"],
-        "a new runbook needs a test above"
+        ["break-glass.md", "incident-restore.md", "scheduled-backups.md", "secret-rotation.md"],
+        "a new runbook needs a test, above or in runbook_secrets.rs"
     );
     for book in books {
         let text = std::fs::read_to_string(repository().join("runbooks").join(book)).unwrap();

@@ -1,5 +1,10 @@
 //! What people see of `opsctl secrets`, word for word.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 mod support;
 
@@ -28,7 +33,9 @@ fn shown(scene: &Scene, done: &Done) -> String {
         }
     }
     let is_time = |word: &str| word.ends_with("ms") || word == "s";
-    text.lines().map(|line| line.split(' ').filter(|word| !is_time(word)).collect::<Vec<_>>().join(" ") + "\n").collect()
+    text.lines()
+        .map(|line| line.split(' ').filter(|word| !is_time(word)).collect::<Vec<_>>().join(" ") + "\n")
+        .collect()
 }
 
 fn text(scene: &Scene, args: &[&str]) -> String {

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::generate::generate;
+use super::record::{Asked, RecordFile};
 use super::verify::PATIENCE;
 use super::work::Work;
 use crate::config::profile::Profile;
@@ -155,6 +156,23 @@ fn turn(work: &Work<'_>, selection: &Selection, source: &Source, rollback: bool)
         is_open: kept.is_some(),
         is_back,
     })
+}
+
+/// A rotation that is open may have been begun on another machine, whose record is not here: then a deployment that does not
+/// run counts as its own, to be followed or asked for again.
+pub fn adopt(work: &Work<'_>, selection: &Selection, turns: &[Turn], record: &mut RecordFile) {
+    if !turns.iter().any(|turn| turn.is_open) {
+        return;
+    }
+    for service in selection.services.iter().filter(|service| !service.variables.is_empty()) {
+        let Some(id) = service.id.as_deref() else { continue };
+        let latest = work.state.services.iter().find(|one| one.id == id).and_then(|one| one.latest.as_ref());
+        let is_known = record.of(Some(id)).is_some_and(|record| record.deployment.is_some());
+        if let Some(latest) = latest.filter(|latest| !is_known && !latest.status.is_running()) {
+            let asked = Asked { id: Some(latest.id.clone()), before: None, asked: latest.created, done: false };
+            record.of_mut(Some(id), &service.name).deployment = Some(asked);
+        }
+    }
 }
 
 /// Makes what is missing, and puts it into 1Password beside the old value; one edit for each item.

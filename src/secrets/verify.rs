@@ -184,11 +184,8 @@ async fn doors(work: &Work<'_>, profile: &Profile, address: &Address) -> Result<
     let mut findings = Vec::new();
     let wrong = Secret::new(concat!("wrong-", env!("CARGO_PKG_NAME"), "-secrets-verify"));
     for contract in profile.chosen_services() {
-        for identity in &contract.identities {
+        for identity in contract.identities.iter().filter(|one| credential::is_known(contract, one)) {
             let Some(token) = token(work, &identity.variable) else { continue };
-            if credential::identities(contract, &identity.variable).count() == 0 {
-                continue;
-            }
             let name = format!("auth.{}", identity.name);
             let with_token = credential::ask(contract, identity, address, &token, PATIENCE).await?;
             let with_wrong = credential::ask(contract, identity, address, &wrong, PATIENCE).await?;

@@ -25,7 +25,13 @@ pub enum Door {
 pub fn identities<'s>(service: &'s Service, variable: &str) -> impl Iterator<Item = &'s Identity> {
     let variable = variable.to_owned();
     let known = service.identities.iter().filter(move |identity| identity.variable == variable);
-    known.filter(|identity| question(service, identity).is_some())
+    known.filter(|identity| is_known(service, identity))
+}
+
+/// Whether the profile has a question that tells this identity from a stranger.
+#[must_use]
+pub fn is_known(service: &Service, identity: &Identity) -> bool {
+    question(service, identity).is_some()
 }
 
 /// Asks once, as `identity` with this token.

@@ -15,10 +15,11 @@ use crate::{Error, ExitCode, Result, hardening};
 
 /// Propose a mapping for the variables that a template names
 ///
-/// Reads the names of a file such as .env.example and writes a mapping for them to
-/// standard output: references for what is a secret by the profile or by its name,
-/// and a place for the value of everything else. Values in the file are not
-/// repeated, for it may turn out to be a real one.
+/// Reads the names of a file such as .env.example and writes a mapping for them
+/// to standard output: references for what is a secret by the profile or its
+/// name, and a place for the value of everything else. What it prints goes under
+/// the service in the configuration file. Values in the file are not repeated,
+/// for it may turn out to be a real one.
 ///
 /// Example: opsctl secrets import .env.example
 ///

@@ -16,8 +16,8 @@ use crate::{Context as _, Error, ExitCode, Result};
 /// Write a configuration file to begin with, out of the profile
 ///
 /// It maps every variable that the profile requires, and has the optional ones
-/// commented out. What only a person knows stands in <…>; until that is filled in,
-/// nothing can be planned. A file that exists is never changed.
+/// commented out. What only a person knows stands in <…>; until that is filled
+/// in, nothing can be planned. A file that exists is never changed.
 ///
 /// Example: opsctl secrets init --profile openwork
 /// Example: opsctl secrets init --output - > secrets.toml

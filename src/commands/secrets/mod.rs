@@ -24,9 +24,9 @@ use crate::{Error, ExitCode, Result, hardening, ui};
 /// from where; `init` writes one to begin with. Values are never shown and never
 /// written to disk: what is shown are fingerprints.
 ///
-/// RAILWAY_TOKEN is a project token of the environment (or RAILWAY_API_TOKEN one of
-/// an account). 1Password is asked by `op` with OP_SERVICE_ACCOUNT_TOKEN, or by a
-/// Connect server with OP_CONNECT_HOST and OP_CONNECT_TOKEN.
+/// RAILWAY_TOKEN is a project token of the environment (or RAILWAY_API_TOKEN one
+/// of an account). 1Password is asked by `op` with OP_SERVICE_ACCOUNT_TOKEN, or
+/// by a Connect server with OP_CONNECT_HOST and OP_CONNECT_TOKEN.
 ///
 /// Example: opsctl secrets plan
 /// Example: opsctl secrets sync --target production

@@ -11,8 +11,8 @@ use crate::{ExitCode, Result};
 /// Show what a sync would do
 ///
 /// Resolves every reference, reads the variables of the services, and compares.
-/// Writes nothing. Values are shown by fingerprints; with
-/// secrets.fingerprint_key they are the same in every run.
+/// Writes nothing. Values are shown by fingerprints; with secrets.fingerprint_key
+/// they are the same in every run.
 ///
 /// create, update: would be written. sealed: Railway shows it to nobody; it is
 /// written if 1Password has another value than the last sync wrote. conflict: it
@@ -23,9 +23,9 @@ use crate::{ExitCode, Result};
 /// Example: opsctl secrets plan --target production --detailed-exit-code --json
 ///
 /// Exit codes: 0 planned, 2 usage, an ambiguous item or a value that no variable
-/// may have, 6 changes are pending (--detailed-exit-code), 10 no such vault, item,
-/// field or service, 12 a token is missing, refused or of another environment,
-/// 13 rate-limited, 130 interrupted
+/// may have, 6 changes are pending (--detailed-exit-code), 10 no such vault,
+/// item, field or service, 12 a token is missing, refused or of another
+/// environment, 13 rate-limited, 130 interrupted
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct PlanArgs {

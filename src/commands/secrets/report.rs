@@ -124,7 +124,9 @@ fn deployment(service: &str, deploy: &Deploy) -> Option<String> {
         Deploy::None => None,
         Deploy::Needed(why) => Some(format!("deploy {service}: {why}")),
         Deploy::Follow(id) => Some(format!("wait for {service}: the deployment {id} is under way")),
-        Deploy::Never => Some(format!("leave {service}: it was never deployed, and its first deployment will have everything")),
+        Deploy::Never => {
+            Some(format!("leave {service}: it was never deployed, and its first deployment will have everything"))
+        }
     }
 }
 

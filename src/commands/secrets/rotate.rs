@@ -19,23 +19,23 @@ use crate::{ExitCode, Result, ui};
 /// Give secrets new values, everywhere, and prove it
 ///
 /// Makes a new value for each named variable (`generate` in the configuration),
-/// stores it in 1Password as a new version of its item, writes it to every service
-/// that has the same reference, deploys each once, and asks the service at --url
-/// until the new value works and the old one is refused. Until then the old value
-/// stays in the item, in a field of its own.
+/// stores it in 1Password as a new version of its item, writes it to every
+/// service that has the same reference, deploys each once, and asks the service
+/// at --url until the new value works and the old one is refused. Until then the
+/// old value stays in the item, in a field of its own.
 ///
 /// A run that was stopped is taken up by the next one, on any machine, without
 /// another new value. What is not proved stays open, with exit code 3: run it
 /// again with --url, or with --no-verify if nobody can ask. With --rollback a
-/// rotation that is open is taken back; of a new one, the old value is put back if
-/// the proof fails.
+/// rotation that is open is taken back; where none is open a new one begins, and
+/// the old value is put back if it fails. --dry-run says which.
 ///
 /// Example: opsctl secrets rotate OPENWORK_TOKEN --url https://work.example.com
 /// Example: opsctl secrets rotate OPENWORK_TOKEN OPENWORK_HOST_TOKEN --rollback --yes
 ///
 /// Exit codes: 0 rotated, or taken back, 2 usage, an ambiguous item, or an item
-/// that an edit would damage, 3 stopped in part, or not proved: run it again, 5 the
-/// proof failed, 10 no such vault, item, field or service, 11 another run or
+/// that an edit would damage, 3 stopped in part, or not proved: run it again, 5
+/// the proof failed, 10 no such vault, item, field or service, 11 another run or
 /// another person works on it, 12 a token is missing, refused or of another
 /// environment, 13 rate-limited, 130 interrupted
 #[derive(Args, Debug)]
@@ -73,16 +73,20 @@ pub(super) fn run(args: &RotateArgs, session: &Session<'_>, out: &mut Output) ->
     let secrets = secrets(session)?;
     let target = args.target.target(session, &secrets)?;
     let selection = rotate::select(&secrets, target, &args.names, &args.target.service)?;
-    let record = lock_record(session, target)?;
+    let mut record = lock_record(session, target)?;
     let work = gather(session, &secrets, target, selection.services.iter().collect())?;
     let turns = rotate::turns(&work, &selection, args.rollback)?;
+    turns.iter().map(announcement).for_each(ui::say);
+    if args.rollback && turns.iter().all(|turn| !turn.is_open) {
+        ui::warn("no rotation is open that could be taken back: this begins one");
+    }
     if args.dry_run {
         let rotated = turns.iter().map(|turn| rotated(turn, "planned", false)).collect();
         let report = RotateReport { rotated, ..empty(&target.name) };
         out.result(&report, |width| report.text(width))?;
         return Ok(ExitCode::Ok);
     }
-    turns.iter().map(announcement).for_each(ui::say);
+    rotate::adopt(&work, &selection, &turns, &mut record);
     confirm(target, args.yes, &format!("Rotate {} of {}?", args.names.join(", "), target.name))?;
     let mut rotation = Rotation {
         args,

@@ -9,8 +9,8 @@ use super::report::{PlanReport, SyncReport};
 use super::{TargetArgs, WaitArgs, confirm, lock_record, read_record, secrets};
 use crate::commands::Session;
 use crate::providers::address::Address;
-use crate::secrets::{Plan, RecordFile, Work};
 use crate::secrets::sync::{Sync, exit_code};
+use crate::secrets::{Plan, RecordFile, Work};
 use crate::ui::Output;
 use crate::verify::{self, Report, Request, Tokens, Verdict};
 use crate::{Error, ExitCode, Result, ui};
@@ -21,19 +21,20 @@ const VERIFY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Write what 1Password has into the services, and deploy them
 ///
 /// Shows the plan and asks; for a target with `production = true` its name has to
-/// be typed. Each service is written once, read back, and deployed once; a service
-/// whose write failed is not deployed. Variables that the configuration does not
-/// name are never touched. Running it again goes on where it was stopped.
+/// be typed. Each service is written once, read back, and deployed once; a
+/// service whose write failed is not deployed. Variables that the configuration
+/// does not name are never touched. Running it again goes on where it was
+/// stopped.
 ///
 /// Example: opsctl secrets sync
 /// Example: opsctl secrets sync --target production --yes --url https://work.example.com
 ///
 /// Exit codes: 0 done, or nothing to do, 2 usage, an ambiguous item, a value that
-/// no variable may have, or not confirmed, 3 in part: what is left is named,
-/// 5 --url: the service does not work with it, 10 no such vault, item, field or
+/// no variable may have, or not confirmed, 3 in part: what is left is named, 5
+/// --url: the service does not work with it, 10 no such vault, item, field or
 /// service, 11 another run works on the target, or somebody has changed something
-/// meanwhile, 12 a token is missing, refused or of another environment,
-/// 13 rate-limited, and nothing was written, 130 interrupted
+/// meanwhile, 12 a token is missing, refused or of another environment, 13
+/// rate-limited, and nothing was written, 130 interrupted
 #[derive(Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct SyncArgs {
@@ -109,13 +110,7 @@ pub(super) fn run(args: &SyncArgs, session: &Session<'_>, out: &mut Output) -> R
 }
 
 /// The plan once more after somebody has thought about it: what was confirmed is what is done.
-fn still(
-    session: &Session<'_>,
-    work: &mut Work<'_>,
-    record: &RecordFile,
-    prune: bool,
-    shown: &Plan,
-) -> Result<Plan> {
+fn still(session: &Session<'_>, work: &mut Work<'_>, record: &RecordFile, prune: bool, shown: &Plan) -> Result<Plan> {
     session.block(work.reread())?;
     let plan = work.plan(record, prune)?;
     if plan.changes().eq(shown.changes()) {
