@@ -59,7 +59,7 @@ fn a_plan() {
     deploy openwork: its variables change
     deploy web: its variables are newer than what runs
     requests: 5 to 1Password, 16 to Railway, and at most 288 while deployments are waited for
-    production: 4 to create, 1 to update, 2 to deploy
+    production: 4 to create, 1 to update, 2 to deploy, 1 sealed and unknown
     --- stderr
     --- exit 0
     "#);
@@ -121,9 +121,9 @@ fn a_verification() {
     openwork.contract             FAILED  0  required by the profile, and missing: OPENWORK_WORKSPACE, OPENWORK_DATA_DIR, OPENWORK_SIDECAR_DIR, OPENWORK_SERVER_CONFIG, OPENWORK_TOKEN_STORE, XDG_DATA_HOME, XDG_CONFIG_HOME, XDG_STATE_HOME, OPENWORK_ENV_STORE
     web.OPENWORK_TOKEN            FAILED  0  has 908cfded, and 1Password has 514dea72
     everywhere.SENTRY_DSN         ok      0  as in 1Password (cbc2c237)
-    openwork.OPENWORK_WORKSPACE: `opsctl secrets sync` writes it
+    openwork.OPENWORK_WORKSPACE: `opsctl secrets sync --target production` writes it
     openwork.contract: map them in the configuration, then `opsctl secrets sync`; `opsctl secrets init` shows how
-    web.OPENWORK_TOKEN: `opsctl secrets sync` writes it
+    web.OPENWORK_TOKEN: `opsctl secrets sync --target production` writes it
     production: differs from what 1Password says
     --- stderr
     --- exit 5
@@ -136,6 +136,7 @@ fn a_rotation() {
     assert_snapshot!(text(&scene, &["rotate", "OPENWORK_HOST_TOKEN", "--dry-run"]), @r#"
     op://Team/openwork/host-token: planned (openwork.OPENWORK_HOST_TOKEN)
     --- stderr
+    op://Team/openwork/host-token (openwork.OPENWORK_HOST_TOKEN): gets a new value
     --- exit 0
     "#);
     let server = scene.service();

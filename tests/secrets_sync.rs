@@ -220,7 +220,7 @@ fn every_end_of_a_deployment_is_told_and_the_next_sync_sees_to_it() {
 }
 
 #[test]
-fn a_deployment_that_takes_too_long_is_waited_for_by_the_next_sync() {
+fn a_deployment_that_takes_too_long_is_not_waited_for_for_ever() {
     let scene = Scene::new();
     scene.railway.next_deployment("web", &["BUILDING"; 40]);
     let done = scene.run(&["sync", "--yes", "--deploy-timeout", "1s"]).ended(3);

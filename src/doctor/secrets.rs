@@ -18,6 +18,8 @@ pub(super) fn check(request: &Request<'_>) -> Vec<Finding> {
         Ok(Some(secrets)) => secrets,
         Err(error) => return vec![failed(CONFIGURATION, error, "correct the configuration file")],
     };
+    // Before the first token is read.
+    hardening::protect();
     let targets = ui::count(secrets.targets.len() as u64, "target", "targets");
     let mut findings = vec![Finding::ok(CONFIGURATION, format!("{targets} for secrets"))];
     findings.extend(railway(request, secrets));
@@ -61,7 +63,6 @@ fn one_password(request: &Request<'_>, secrets: &Secrets) -> Finding {
     if request.environment.get(token).is_none() {
         return Finding::skipped(NAME, format!("{token} is not set here, where only `opsctl secrets` needs it"));
     }
-    hardening::protect();
     let work = async {
         let vaults = provider_of(secrets.provider, request.environment, request.cancel).await?;
         let mut seen = Vec::new();

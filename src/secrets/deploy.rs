@@ -2,8 +2,9 @@
 //!
 //! A value reaches a container only in a new deployment. Whether one is due is read off Railway's own times: a variable that
 //! was written after the newest deployment of its service, or of a service that refers to it, does not run yet. That holds
-//! wherever an earlier run was stopped, and needs no memory of it. What the record adds: a deployment that we asked for and
-//! that failed is asked for again, and one that is under way is followed and not doubled.
+//! wherever an earlier run was stopped, and needs no memory of it. A deployment that failed or was skipped never ran: then what
+//! runs is an earlier one. What the record adds: a deployment that we asked for and that did not come to run is asked for
+//! again, and one that is under way is followed and not doubled.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -113,13 +114,17 @@ fn one(services: &[ServicePlan], at: usize, state: &State, record: &RecordFile, 
     let service = &services[at];
     // Shared variables run nowhere by themselves.
     let Some(id) = &service.place.service else { return Deploy::None };
-    let latest = state.services.iter().find(|one| one.id == *id).and_then(|one| one.latest.as_ref());
+    let there = state.services.iter().find(|one| one.id == *id);
+    let latest = there.and_then(|one| one.latest.as_ref());
     let reached = reached(services, at, state);
     let is_written = |(at, variable): &(usize, String)| {
         let of = &services[*at];
-        of.writes.contains_key(variable) || of.deletes.contains(variable)
+        let is_written = when == When::BeforeWriting && of.writes.contains_key(variable);
+        // A deleted variable has no time any more.
+        is_written || ((when == When::BeforeWriting || of.is_pruned) && of.deletes.contains(variable))
     };
-    let changes = when == When::BeforeWriting && (reached.iter().any(is_written) || !service.deletes.is_empty());
+    let own_deletes = service.deletes.iter().map(|variable| (at, variable.clone()));
+    let changes = reached.iter().cloned().chain(own_deletes).any(|one| is_written(&one));
     let Some(latest) = latest else {
         let is_changed = changes || !service.writes.is_empty() || !service.deletes.is_empty();
         return if is_changed { Deploy::Never } else { Deploy::None };
@@ -131,7 +136,10 @@ fn one(services: &[ServicePlan], at: usize, state: &State, record: &RecordFile, 
         let of = &services[*at];
         of.managed.contains(variable).then(|| updated(state, of.place.service.as_deref(), variable))?
     });
-    if newest.max().is_some_and(|newest| newest > latest.created) {
+    // What failed or was skipped never ran: what runs is older.
+    let never_ran = matches!(latest.status, DeploymentStatus::Failed | DeploymentStatus::Skipped);
+    let runs = there.and_then(|one| one.active.as_ref()).filter(|_| never_ran).unwrap_or(latest);
+    if newest.max().is_some_and(|newest| newest > runs.created) {
         return Deploy::Needed("its variables are newer than what runs");
     }
     let asked = record.of(Some(id)).and_then(|record| record.deployment.as_ref()).filter(|asked| !asked.done);
@@ -143,9 +151,11 @@ fn owed(asked: &Asked, latest: &Deployment) -> Deploy {
     let is_same = asked.id.as_ref() == Some(&latest.id);
     match &asked.id {
         None if asked.before.as_ref() == Some(&latest.id) => Deploy::Needed("an earlier run was stopped before it"),
+        None | Some(_) if latest.status.is_over() && (is_same || asked.id.is_none()) => {
+            Deploy::Needed("the last deployment did not come to run")
+        }
         // Railway heard, or somebody else asked: it has the variables of its time.
         None => follow(latest),
-        Some(_) if is_same && latest.status.is_over() => Deploy::Needed("the last deployment did not come to run"),
         Some(_) if is_same => follow(latest),
         Some(_) => Deploy::None,
     }
@@ -153,6 +163,16 @@ fn owed(asked: &Asked, latest: &Deployment) -> Deploy {
 
 fn follow(latest: &Deployment) -> Deploy {
     if latest.status.is_running() { Deploy::None } else { Deploy::Follow(latest.id.clone()) }
+}
+
+/// Whether a variable is nothing but references to variables that are managed: then it has what they have.
+#[must_use]
+pub fn has_what_is_managed(services: &[ServicePlan], at: usize, variable: &str, state: &State) -> bool {
+    let Some(names) = services[at].references.get(variable) else { return false };
+    names.iter().all(|(owner, name)| {
+        let owner = if owner.is_empty() { Some(at) } else { position(services, owner, state) };
+        owner.is_some_and(|owner| services[owner].managed.contains(name))
+    })
 }
 
 /// The variables that reach a service: its own ones, and those that they refer to, as far as the services are known.

@@ -17,6 +17,7 @@ pub mod plan;
 pub mod propose;
 pub mod record;
 pub mod resolve;
+pub mod rollout;
 pub mod rotate;
 pub mod sync;
 pub mod value;

@@ -71,6 +71,8 @@ pub struct ServicePlan {
     pub writes: BTreeMap<String, Secret>,
     /// What is deleted.
     pub deletes: Vec<String>,
+    /// Whether that was done.
+    pub is_pruned: bool,
     /// Whether it is deployed.
     pub deploy: Deploy,
     /// The variables that the configuration names.
@@ -102,6 +104,8 @@ pub struct Known<'a> {
     pub fingerprints: &'a Fingerprints,
     /// Whether what earlier runs have written and nobody names any more is deleted.
     pub prune: bool,
+    /// Whether the values are new, so that a sealed variable of which nobody knows the value cannot have it yet.
+    pub are_new: bool,
 }
 
 impl Plan {
@@ -135,10 +139,35 @@ impl Plan {
         self.services.iter().filter(|service| service.deploy.is_needed()).count()
     }
 
-    /// Whether there is anything to do.
+    /// Whether anything would be changed: there is something that somebody may not want.
+    #[must_use]
+    pub fn changes_something(&self) -> bool {
+        self.changes().any(|change| change.write) || self.deploys() > 0
+    }
+
+    /// Whether there is anything to do, be it to wait.
     #[must_use]
     pub fn is_pending(&self) -> bool {
-        self.changes().any(|change| change.write) || self.services.iter().any(|one| one.deploy != Deploy::None)
+        self.changes_something() || self.services.iter().any(|one| one.deploy != Deploy::None)
+    }
+
+    /// Whether the configuration names the variable of a change.
+    #[must_use]
+    pub fn manages(&self, change: &Change) -> bool {
+        let mut of = self.services.iter().filter(|service| service.name == change.service);
+        of.any(|service| service.managed.contains(&change.variable))
+    }
+
+    /// The variables that stay references to something that is not managed, and so do not get what they should have.
+    #[must_use]
+    pub fn left_behind(&self, state: &State) -> Vec<String> {
+        let is_left = |(at, change): &(usize, &Change)| {
+            change.action == Action::Conflict
+                && !deploy::has_what_is_managed(&self.services, *at, &change.variable, state)
+        };
+        let all = self.services.iter().enumerate();
+        let changes = all.flat_map(|(at, service)| service.changes.iter().map(move |change| (at, change)));
+        changes.filter(is_left).map(|(_, change)| format!("{}.{}", change.service, change.variable)).collect()
     }
 
     /// The variables that are references to others and stay so.
@@ -158,6 +187,7 @@ fn of_service(target: &Target, service: &Service, values: &Values, known: &Known
         changes: Vec::new(),
         writes: BTreeMap::new(),
         deletes: Vec::new(),
+        is_pruned: false,
         deploy: Deploy::None,
         managed: service.variables.keys().cloned().collect(),
         references: deploy::references(values),
@@ -201,7 +231,7 @@ fn compare(service: &Service, name: &str, wanted: &Value, there: Option<&Option<
             let from = Some(print(value));
             if *value == wanted.secret {
                 (Action::Unchanged, from, false, None)
-            } else if value.expose().contains("${{") {
+            } else if value.expose().contains("${{") && !wanted.secret.expose().contains("${{") {
                 let note =
                     "it is a reference to another variable; remove that in Railway if the value shall stand here";
                 (Action::Conflict, from, false, Some(note.to_owned()))
@@ -212,7 +242,7 @@ fn compare(service: &Service, name: &str, wanted: &Value, there: Option<&Option<
         Some(None) => match sealed(service, name, wanted, &to, known) {
             Sealed::Same => (Action::Sealed, Some(to.clone()), false, Some("as the last sync wrote it".to_owned())),
             Sealed::Other(note) => (Action::Sealed, None, true, Some(note.to_owned())),
-            Sealed::Unknown(note) => (Action::Sealed, None, false, Some(note.to_owned())),
+            Sealed::Unknown(note) => (Action::Sealed, None, known.are_new, Some(note.to_owned())),
         },
     };
     Change {
@@ -255,7 +285,10 @@ pub(super) fn sealed(service: &Service, name: &str, wanted: &Value, to: &Fingerp
         _ => {}
     }
     match (updated, wanted.updated) {
-        (Some(there), Some(item)) if item > there => Sealed::Other("its item in 1Password was edited since"),
+        // Without a key that lasts nothing is ever recorded, and every edit of the item would count.
+        (Some(there), Some(item)) if item > there && known.fingerprints.lasts() => {
+            Sealed::Other("its item in 1Password was edited since")
+        }
         _ => Sealed::Unknown("unknown: no sync has recorded what is in it"),
     }
 }
@@ -272,7 +305,8 @@ fn unmanaged(service: &Service, name: &str, value: Option<&Secret>, known: &Know
     let ours = written.and_then(|written| written.fingerprint.as_ref()).filter(|_| known.fingerprints.lasts());
     let print = value.map(|value| known.fingerprints.of(value.expose()));
     // Who has changed it since has made it his own.
-    let is_ours = ours.is_some() && (value.is_none() || print.as_ref() == ours);
+    let is_untouched = || updated(known.state, service.id.as_deref(), name) <= written.and_then(|one| one.updated);
+    let is_ours = ours.is_some() && if value.is_none() { is_untouched() } else { print.as_ref() == ours };
     let (action, note) = match (is_ours, known.prune, ours.is_some() || written.is_some()) {
         (true, true, _) => (Action::Delete, None),
         (true, false, _) => (Action::Unmanaged, Some("an earlier sync put it there: `sync --prune` deletes it")),

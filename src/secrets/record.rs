@@ -35,6 +35,20 @@ pub struct Record {
     /// By Railway's id of the service, or [`SHARED`].
     #[serde(default)]
     pub services: BTreeMap<String, ServiceRecord>,
+    /// The last rotation of each reference.
+    #[serde(default)]
+    pub rotations: BTreeMap<String, Closing>,
+}
+
+/// A rotation at its end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Closing {
+    /// Of the value that services have now; `None` without a key that lasts.
+    pub fingerprint: Option<Fingerprint>,
+    /// When its last edit was begun.
+    pub closed: Timestamp,
+    /// Whether that edit was seen to be done. If not, the next run has nothing left to do but to see it.
+    pub is_seen: bool,
 }
 
 /// What was written to one service.
@@ -125,6 +139,7 @@ impl RecordFile {
             project: target.project.clone(),
             environment: target.environment.clone(),
             services: BTreeMap::new(),
+            rotations: BTreeMap::new(),
         };
         let record = match read_text(&path) {
             Ok(text) => {
@@ -160,6 +175,11 @@ impl RecordFile {
         let record = self.record.services.entry(id.unwrap_or(SHARED).to_owned()).or_default();
         name.clone_into(&mut record.name);
         record
+    }
+
+    /// Drops what is known of a service.
+    pub fn forget(&mut self, id: Option<&str>) {
+        self.record.services.remove(id.unwrap_or(SHARED));
     }
 
     /// Puts the record on disk.

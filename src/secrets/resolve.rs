@@ -41,8 +41,6 @@ pub struct Resolved {
     pub values: BTreeMap<Source, Value>,
     /// Every item that was read.
     pub items: BTreeMap<ItemId, Item>,
-    /// Vaults that had to be listed, for the budget.
-    pub lists: u64,
 }
 
 /// Where sources are.
@@ -74,7 +72,7 @@ pub async fn resolve(
     let mut faults = Vec::new();
     let references: Vec<&Reference> = wanted.iter().filter_map(|source| reference(source)).collect();
     if let Some(vaults) = sources.vaults {
-        let places = places(vaults, &vault, &references, &mut resolved, &mut faults).await?;
+        let places = places(vaults, &vault, &references, &mut faults).await?;
         read(vaults, &places, &mut resolved, &mut faults).await?;
         for (reference, id) in &places {
             if let Some(item) = resolved.items.get(id) {
@@ -120,7 +118,7 @@ pub async fn fetch(
     };
     let vaults = provider_of(provider, environment, cancel).await?;
     let (mut resolved, mut faults) = (Resolved::default(), Vec::new());
-    let places = places(&vaults, &|_| None, &[reference], &mut resolved, &mut faults).await?;
+    let places = places(&vaults, &|_| None, &[reference], &mut faults).await?;
     read(&vaults, &places, &mut resolved, &mut faults).await?;
     all_at_once(faults)?;
     let item = resolved.items.values().next();
@@ -145,7 +143,6 @@ async fn places<'r>(
     vaults: &OnePassword,
     bound: &dyn for<'x> Fn(&'x Reference) -> Option<&'r str>,
     references: &[&'r Reference],
-    resolved: &mut Resolved,
     faults: &mut Vec<Error>,
 ) -> Result<Vec<(&'r Reference, ItemId)>> {
     let mut by_vault: BTreeMap<String, Vec<&Reference>> = BTreeMap::new();
@@ -160,7 +157,6 @@ async fn places<'r>(
             places.extend(references.into_iter().map(|one| (one, (one.vault.clone(), one.item.clone()))));
             continue;
         }
-        resolved.lists += 1;
         let listed = match vaults.list(name.unwrap_or(vault)).await {
             Ok(listed) => listed,
             Err(error) if is_final(&error) => return Err(error),

@@ -11,13 +11,12 @@
 //! |---|---|
 //! | no old value | nothing is open: a new value is made |
 //! | an old value, another than the current one | the rotation is open: services, proof, and out with the old one |
-//! | an old value, the same as the current one | a rollback is open: the same, with the roles exchanged |
+//! | an old value, the same as the current one | a rollback is open: services, proof, and out with it. The value that failed is gone |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::generate::generate;
-use super::record::{Asked, RecordFile};
 use super::verify::PATIENCE;
 use super::work::Work;
 use crate::config::profile::Profile;
@@ -29,6 +28,11 @@ use crate::secret::Secret;
 use crate::verify::credential::{self, Door};
 use crate::{Error, ExitCode, Result, ui};
 
+/// How the names of checks end: the new value is let in, the old one is not.
+const WORKS: &str = ".works";
+const REFUSED: &str = ".old-refused";
+/// How the label of a field ends that keeps an old value.
+const KEPT: &str = "kept by opsctl while it is rotated";
 /// Between two questions to a service whose old deployment may still answer.
 const EVERY: Duration = Duration::from_millis(500);
 
@@ -120,18 +124,17 @@ impl Turn {
     }
 }
 
-/// What there is to do for each source. With `rollback`, what is open is put back, and if anything is, nothing else is done.
+/// What there is to do, and what has to wait: an open rotation is brought to its end before another one begins, and so is
+/// what a run was stopped in the midst of. With `rollback`, what is open is put back.
 ///
 /// # Errors
 /// Usage, when a field is referred to in several ways; when a source has no field.
-pub fn turns(work: &Work<'_>, selection: &Selection, rollback: bool) -> Result<Vec<Turn>> {
+pub fn turns(work: &Work<'_>, selection: &Selection, rollback: bool) -> Result<(Vec<Turn>, Vec<Turn>)> {
     check_names(work, selection)?;
     let turns = selection.sources.keys().map(|source| turn(work, selection, source, rollback));
-    let mut turns = turns.collect::<Result<Vec<Turn>>>()?;
-    if rollback && turns.iter().any(|turn| turn.is_open) {
-        turns.retain(|turn| turn.is_open);
-    }
-    Ok(turns)
+    let turns = turns.collect::<Result<Vec<Turn>>>()?;
+    let is_any_open = turns.iter().any(|turn| turn.is_open);
+    Ok(turns.into_iter().partition(|turn| turn.is_open || !is_any_open))
 }
 
 fn turn(work: &Work<'_>, selection: &Selection, source: &Source, rollback: bool) -> Result<Turn> {
@@ -156,23 +159,6 @@ fn turn(work: &Work<'_>, selection: &Selection, source: &Source, rollback: bool)
         is_open: kept.is_some(),
         is_back,
     })
-}
-
-/// A rotation that is open may have been begun on another machine, whose record is not here: then a deployment that does not
-/// run counts as its own, to be followed or asked for again.
-pub fn adopt(work: &Work<'_>, selection: &Selection, turns: &[Turn], record: &mut RecordFile) {
-    if !turns.iter().any(|turn| turn.is_open) {
-        return;
-    }
-    for service in selection.services.iter().filter(|service| !service.variables.is_empty()) {
-        let Some(id) = service.id.as_deref() else { continue };
-        let latest = work.state.services.iter().find(|one| one.id == id).and_then(|one| one.latest.as_ref());
-        let is_known = record.of(Some(id)).is_some_and(|record| record.deployment.is_some());
-        if let Some(latest) = latest.filter(|latest| !is_known && !latest.status.is_running()) {
-            let asked = Asked { id: Some(latest.id.clone()), before: None, asked: latest.created, done: false };
-            record.of_mut(Some(id), &service.name).deployment = Some(asked);
-        }
-    }
 }
 
 /// Makes what is missing, and puts it into 1Password beside the old value; one edit for each item.
@@ -211,20 +197,35 @@ pub async fn store(work: &mut Work<'_>, selection: &Selection, turns: &mut [Turn
     Ok(())
 }
 
-/// Takes the old values out of 1Password: the rotation is over.
+/// Takes the old values out of 1Password: the rotation is over. That somebody else has done so is as well.
 ///
 /// # Errors
 /// As [`store`].
 pub async fn close(work: &mut Work<'_>, turns: &[Turn]) -> Result<()> {
-    let mut edits: BTreeMap<_, Vec<Edit>> = BTreeMap::new();
+    let mut edits: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
     for turn in turns {
         let (item, field) = place(work, &turn.source)?;
-        if let Some(previous) = previous(item, field) {
-            let id = (item.vault.id.clone(), item.id.clone());
-            edits.entry(id).or_default().push(Edit::Remove { field: previous.id.clone() });
+        let kept = item.fields.iter().filter(|one| is_previous(one, field)).map(|one| one.id.clone());
+        edits.entry((item.vault.id.clone(), item.id.clone())).or_default().extend(kept);
+    }
+    for (id, fields) in edits.into_iter().filter(|(_, fields)| !fields.is_empty()) {
+        let removals = fields.into_iter().map(|field| Edit::Remove { field }).collect();
+        let Err(error) = edit(work, [(id.clone(), removals)].into()).await else { continue };
+        let Some(vaults) = &work.vaults else { return Err(error) };
+        let now = vaults.get(&id.0, &id.1).await.map_err(|_| error)?;
+        work.resolved.items.insert(id, now);
+        if !turns.iter().all(|turn| is_closed(work, turn)) {
+            return Err(Error::new(ExitCode::Busy, "somebody else works on the item at the same time")
+                .hint("run the same command again"));
         }
     }
-    edit(work, edits).await
+    Ok(())
+}
+
+/// Whether the item has the value of the turn and no other.
+fn is_closed(work: &Work<'_>, turn: &Turn) -> bool {
+    place(work, &turn.source)
+        .is_ok_and(|(item, field)| field.value == turn.new && !item.fields.iter().any(|one| is_previous(one, field)))
 }
 
 async fn edit(work: &mut Work<'_>, edits: BTreeMap<(String, String), Vec<Edit>>) -> Result<()> {
@@ -251,12 +252,16 @@ fn place<'w>(work: &'w Work<'_>, source: &Source) -> Result<(&'w Item, &'w Field
 
 /// The label of the field that keeps the old value of another one. The id is in it: several fields may have one label.
 fn previous_label(field: &Field) -> String {
-    format!("old value of {} ({}), kept by opsctl while it is rotated", field.label, field.id)
+    format!("old value of {} ({}), {KEPT}", field.label, field.id)
 }
 
 fn previous<'i>(item: &'i Item, field: &Field) -> Option<&'i Field> {
-    let label = previous_label(field);
-    item.fields.iter().find(|one| one.label == label)
+    item.fields.iter().find(|one| is_previous(one, field))
+}
+
+/// By the id of the field: its label may change while a rotation is open.
+fn is_previous(one: &Field, field: &Field) -> bool {
+    one.label.ends_with(&format!("({}), {KEPT}", field.id))
 }
 
 /// Refuses what would leave a service behind: a variable that refers to the same field in another way.
@@ -264,10 +269,7 @@ fn check_names(work: &Work<'_>, selection: &Selection) -> Result<()> {
     for service in &work.target.services {
         for (name, mapping) in &service.variables {
             let Source::OnePassword(other) = &mapping.source else { continue };
-            if selection.sources.contains_key(&mapping.source) {
-                continue;
-            }
-            for source in selection.sources.keys() {
+            for source in selection.sources.keys().filter(|source| **source != mapping.source) {
                 if is_same_field(work, source, other)? {
                     let message =
                         format!("{name} of `{}` is the same field as {source}, and is written {other}", service.name);
@@ -299,19 +301,34 @@ pub fn provable(profile: &Profile, turn: &Turn) -> bool {
     services.any(|service| names.iter().any(|name| credential::identities(service, name).next().is_some()))
 }
 
+/// Whether these findings prove a turn: the new value works, and the old one, if there was any, does not.
+#[must_use]
+pub fn proves(turn: &Turn, findings: &[Finding]) -> bool {
+    let has = |end: &str| findings.iter().any(|finding| finding.name.ends_with(end));
+    let is_well = findings.iter().all(|finding| finding.fix.is_none());
+    // The other value of a rollback that was taken up again is not known any more.
+    let is_whole = has(REFUSED) || (turn.old.is_none() && !turn.is_open);
+    is_well && has(WORKS) && is_whole
+}
+
 /// Asks the service until the new values are let in and the old ones are refused, at most until `timeout`: an old deployment
-/// may answer for a while.
+/// may answer for a while. What was found for each turn.
 ///
 /// # Errors
 /// When the service cannot be asked at all.
-pub async fn prove(profile: &Profile, turns: &[Turn], address: &Address, timeout: Duration) -> Result<Vec<Finding>> {
+pub async fn prove(
+    profile: &Profile,
+    turns: &[Turn],
+    address: &Address,
+    timeout: Duration,
+) -> Result<Vec<Vec<Finding>>> {
     let until = Instant::now() + timeout;
     loop {
         let mut findings = Vec::new();
         for turn in turns {
-            findings.extend(prove_one(profile, turn, address).await?);
+            findings.push(prove_one(profile, turn, address).await?);
         }
-        let is_well = findings.iter().all(|finding| finding.fix.is_none());
+        let is_well = findings.iter().flatten().all(|finding| finding.fix.is_none());
         if is_well || Instant::now() + EVERY >= until {
             return Ok(findings);
         }
@@ -326,7 +343,7 @@ async fn prove_one(profile: &Profile, turn: &Turn, address: &Address) -> Result<
         for (name, identity) in
             names.iter().flat_map(|name| credential::identities(contract, name).map(move |one| (name, one)))
         {
-            let (works, refused) = (format!("{name}.works"), format!("{name}.old-refused"));
+            let (works, refused) = (format!("{name}{WORKS}"), format!("{name}{REFUSED}"));
             if let Some(new) = &turn.new {
                 findings.push(match credential::ask(contract, identity, address, new, PATIENCE).await? {
                     Door::Open => Finding::ok(&works, format!("`{}` is let in", identity.name)),

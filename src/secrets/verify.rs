@@ -11,7 +11,7 @@ use super::deploy::Deploy;
 use super::plan::{Action, Change, Plan, ServicePlan};
 use super::work::Work;
 use crate::config::profile::{self, Condition, Need, Profile, Variable};
-use crate::config::secrets::{Service, Source};
+use crate::config::secrets::Service;
 use crate::finding::{Finding, Status};
 use crate::providers::address::Address;
 use crate::providers::railway::{State, Values};
@@ -21,8 +21,6 @@ use crate::{ExitCode, Result};
 
 /// For one answer of the service.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// What mends a drift.
-const SYNC: &str = "`opsctl secrets sync` writes it";
 
 /// How it came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -77,8 +75,8 @@ pub async fn verify(work: &Work<'_>, plan: &Plan, profile: &Profile, address: Op
     let mut checks = Vec::new();
     for ((service, planned), values) in work.services.iter().zip(&plan.services).zip(&work.values) {
         let managed = planned.changes.iter().filter(|change| planned.managed.contains(&change.variable));
-        checks.extend(managed.map(|change| compared(service, change)));
-        checks.extend(deployed(planned, &work.state));
+        checks.extend(managed.map(|change| compared(&plan.target, service, change)));
+        checks.extend(deployed(&plan.target, planned, &work.state));
         checks.extend(contract(profile, work, service, values));
     }
     if let Some(address) = address {
@@ -87,7 +85,8 @@ pub async fn verify(work: &Work<'_>, plan: &Plan, profile: &Profile, address: Op
     Ok(Report::new(&plan.target, checks))
 }
 
-fn compared(service: &Service, change: &Change) -> Finding {
+fn compared(target: &str, service: &Service, change: &Change) -> Finding {
+    let sync = format!("`opsctl secrets sync --target {target}` writes it");
     let name = format!("{}.{}", change.service, change.variable);
     let is_literal = service.variables.get(&change.variable).is_some_and(|one| !one.source.is_secret());
     let origin = if is_literal { "the configuration" } else { "1Password" };
@@ -95,12 +94,12 @@ fn compared(service: &Service, change: &Change) -> Finding {
     let print = |print: &Option<String>| print.clone().unwrap_or_else(|| "?".to_owned());
     match (change.action, change.write) {
         (Action::Unchanged, _) => Finding::ok(&name, format!("as in {origin} ({})", print(&change.to))),
-        (Action::Create, _) => Finding::failed(&name, "is missing", SYNC),
+        (Action::Create, _) => Finding::failed(&name, "is missing", sync),
         (Action::Update, _) => {
             let seen = format!("has {}, and {origin} has {}", print(&change.from), print(&change.to));
-            Finding::failed(&name, seen, SYNC)
+            Finding::failed(&name, seen, sync)
         }
-        (Action::Sealed, true) => Finding::failed(&name, format!("is sealed: {note}"), SYNC),
+        (Action::Sealed, true) => Finding::failed(&name, format!("is sealed: {note}"), sync),
         (Action::Sealed, false) if change.from.is_some() => Finding::ok(&name, format!("is sealed, and {note}")),
         (Action::Sealed, false) => Finding::skipped(&name, format!("is sealed, and what is in it is {note}")),
         (Action::Conflict, _) => Finding::failed(
@@ -113,7 +112,7 @@ fn compared(service: &Service, change: &Change) -> Finding {
 }
 
 /// Whether what runs has what Railway has.
-fn deployed(service: &ServicePlan, state: &State) -> Option<Finding> {
+fn deployed(target: &str, service: &ServicePlan, state: &State) -> Option<Finding> {
     let name = format!("{}.deployment", service.name);
     let id = service.place.service.as_ref()?;
     let latest = state.services.iter().find(|one| one.id == *id)?.latest.as_ref()?;
@@ -121,7 +120,10 @@ fn deployed(service: &ServicePlan, state: &State) -> Option<Finding> {
     Some(match &service.deploy {
         // That something is still to be written is told for each variable.
         Deploy::Needed(_) if !service.writes.is_empty() => return None,
-        Deploy::Needed(why) => Finding::failed(&name, format!("what runs is older: {why}"), "`opsctl secrets sync`"),
+        Deploy::Needed(why) => {
+            let fix = format!("`opsctl secrets sync --target {target}` deploys it");
+            Finding::failed(&name, format!("what runs is older: {why}"), fix)
+        }
         // Whoever asked for it: nothing runs that is as new as the variables.
         _ if status.is_over() => Finding::failed(
             &name,
@@ -185,7 +187,7 @@ async fn doors(work: &Work<'_>, profile: &Profile, address: &Address) -> Result<
     let wrong = Secret::new(concat!("wrong-", env!("CARGO_PKG_NAME"), "-secrets-verify"));
     for contract in profile.chosen_services() {
         for identity in contract.identities.iter().filter(|one| credential::is_known(contract, one)) {
-            let Some(token) = token(work, &identity.variable) else { continue };
+            let Some(token) = token(work, profile, contract, &identity.variable) else { continue };
             let name = format!("auth.{}", identity.name);
             let with_token = credential::ask(contract, identity, address, &token, PATIENCE).await?;
             let with_wrong = credential::ask(contract, identity, address, &wrong, PATIENCE).await?;
@@ -215,9 +217,13 @@ async fn doors(work: &Work<'_>, profile: &Profile, address: &Address) -> Result<
     Ok(findings)
 }
 
-/// The value that a variable has by the configuration.
-fn token(work: &Work<'_>, variable: &str) -> Option<Secret> {
-    let mapping = work.services.iter().find_map(|service| service.variables.get(variable))?;
-    let is_token = !matches!(mapping.source, Source::Literal(_));
-    is_token.then(|| Some(work.value(mapping)?.secret.clone()))?
+/// The value that a variable of a service of the profile has by the configuration.
+#[must_use]
+pub fn token(work: &Work<'_>, profile: &Profile, contract: &profile::Service, variable: &str) -> Option<Secret> {
+    let of_contract = |service: &&&Service| {
+        contract_of(profile, work.target.services.len(), service).is_some_and(|one| one.name == contract.name)
+    };
+    let mut services = work.services.iter().filter(of_contract).chain(&work.services);
+    let mapping = services.find_map(|service| service.variables.get(variable))?;
+    mapping.source.is_secret().then(|| Some(work.value(mapping)?.secret.clone()))?
 }

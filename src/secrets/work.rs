@@ -14,7 +14,7 @@ use super::fingerprint::Fingerprints;
 use super::plan::{Known, Plan};
 use super::record::RecordFile;
 use super::resolve::{Resolved, Sources, Value, provider_of, resolve};
-use super::sync::looks;
+use super::rollout::looks;
 use crate::cancel::Cancel;
 use crate::config::secrets::{Mapping, Secrets, Service, Source, Target};
 use crate::config::{Environment, read_limited};
@@ -101,13 +101,14 @@ impl<'a> Work<'a> {
         secrets: &Secrets,
         target: &'a Target,
         services: Vec<&'a Service>,
+        stdin: Option<Secret>,
         environment: &Environment,
         cancel: &Cancel,
     ) -> Result<Self> {
         let railway = Railway::from_environment(environment)?;
         railway.check_scope(&target.project, &target.environment).await?;
         let vaults = one_password(secrets, &services, environment, cancel).await?;
-        let sources = Sources { vaults: vaults.as_ref(), environment, stdin: stdin(&services)? };
+        let sources = Sources { vaults: vaults.as_ref(), environment, stdin };
         let key = secrets.fingerprint_key.as_ref();
         let resolved = resolve(target, &services, key, &sources).await?;
         let key = key.and_then(|key| resolved.values.get(key)).map(|value| &value.secret);
@@ -121,8 +122,15 @@ impl<'a> Work<'a> {
     /// # Errors
     /// As [`Plan::new`].
     pub fn plan(&self, record: &RecordFile, prune: bool) -> Result<Plan> {
-        let known = self.known(record, prune);
-        Plan::new(self.target, &self.services, &known)
+        Plan::new(self.target, &self.services, &self.known(record, prune))
+    }
+
+    /// The same, where the values of all sources have just been made.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn plan_of_new(&self, record: &RecordFile) -> Result<Plan> {
+        Plan::new(self.target, &self.services, &Known { are_new: true, ..self.known(record, false) })
     }
 
     /// Reads anew what Railway has.
@@ -142,6 +150,7 @@ impl<'a> Work<'a> {
             record,
             fingerprints: &self.fingerprints,
             prune,
+            are_new: false,
         }
     }
 
@@ -190,10 +199,19 @@ async fn one_password(
     provider_of(secrets.provider, environment, cancel).await.map(Some)
 }
 
-/// All of standard input, if anything refers to it.
-fn stdin(services: &[&Service]) -> Result<Option<Secret>> {
+/// Whether anything refers to standard input.
+#[must_use]
+pub fn needs_stdin(services: &[&Service]) -> bool {
     let mut all = services.iter().flat_map(|service| service.variables.values()).map(|mapping| &mapping.source);
-    if !all.any(|source| *source == Source::Stdin) {
+    all.any(|source| *source == Source::Stdin)
+}
+
+/// All of standard input, if anything refers to it.
+///
+/// # Errors
+/// Usage, when it holds nothing that could be a secret.
+pub fn stdin(services: &[&Service]) -> Result<Option<Secret>> {
+    if !needs_stdin(services) {
         return Ok(None);
     }
     let text = read_limited(std::io::stdin().lock(), "secret", "standard input")?;

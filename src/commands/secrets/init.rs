@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::commands::Session;
 use crate::secrets::propose;
-use crate::ui::Output;
+use crate::ui::{self, Output};
 use crate::{Context as _, Error, ExitCode, Result};
 
 /// Write a configuration file to begin with, out of the profile
@@ -50,7 +50,11 @@ pub(super) fn run(args: &InitArgs, session: &Session<'_>, out: &mut Output) -> R
     let report = InitReport { file: (!is_stdout).then(|| shown.clone()), content };
     out.result(&report, |_| match &report.file {
         None => report.content.clone(),
-        Some(_) => format!("wrote {shown}: fill in what stands in <…>, then run `opsctl secrets plan`"),
+        Some(_) => {
+            let named =
+                if shown == "opsctl.toml" { String::new() } else { format!(" --config {}", ui::shell_word(&shown)) };
+            format!("wrote {shown}: fill in what stands in <…>, then run `opsctl{named} secrets plan`")
+        }
     })?;
     Ok(ExitCode::Ok)
 }

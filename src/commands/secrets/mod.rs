@@ -87,6 +87,10 @@ impl TargetArgs {
     /// The secrets of the configuration, and the target that is meant.
     fn target<'s>(&self, session: &Session<'_>, secrets: &'s Secrets) -> Result<&'s Target> {
         let target = work::target(secrets, self.target.as_deref())?;
+        if target.production && target.vault.is_none() {
+            let why = "nothing keeps values of another environment out of it";
+            ui::warn(format!("the target `{}` is production and names no vault: {why}", target.name));
+        }
         refuse_secrets_in_the_file(session, target)?;
         Ok(target)
     }
@@ -114,7 +118,9 @@ fn gather<'w>(
     target: &'w Target,
     services: Vec<&'w Service>,
 ) -> Result<Work<'w>> {
-    session.block(Work::gather(secrets, target, services, &session.environment, &session.cancel))
+    // Before anything waits for the network: somebody may type it.
+    let stdin = work::stdin(&services)?;
+    session.block(Work::gather(secrets, target, services, stdin, &session.environment, &session.cancel))
 }
 
 /// The record of a target, to be read.

@@ -27,6 +27,8 @@ pub struct PlanReport {
     pub pending: bool,
     #[serde(skip)]
     deployments: Vec<String>,
+    #[serde(skip)]
+    waits: usize,
 }
 
 /// The result of `secrets sync`.
@@ -79,6 +81,7 @@ impl PlanReport {
             deploys: plan.deploys(),
             requests,
             pending: plan.is_pending(),
+            waits: plan.services.iter().filter(|one| matches!(one.deploy, Deploy::Follow(_))).count(),
             deployments: plan.services.iter().filter_map(|one| deployment(&one.name, &one.deploy)).collect(),
         }
     }
@@ -101,6 +104,8 @@ impl PlanReport {
     fn summary(&self) -> String {
         let count = |action| self.changes.iter().filter(|change| change.action == action).count();
         let sealed = self.changes.iter().filter(|one| one.action == Action::Sealed && one.write).count();
+        let unknown = |one: &&Change| one.action == Action::Sealed && !one.write && one.from.is_none();
+        let unknown = self.changes.iter().filter(unknown).count();
         let parts = [
             (count(Action::Create), "to create"),
             (count(Action::Update), "to update"),
@@ -108,6 +113,8 @@ impl PlanReport {
             (count(Action::Delete), "to delete"),
             (count(Action::Conflict), "in conflict"),
             (self.deploys, "to deploy"),
+            (self.waits, "to wait for"),
+            (unknown, "sealed and unknown"),
         ];
         let parts: Vec<String> =
             parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();

@@ -10,7 +10,8 @@ use super::{TargetArgs, WaitArgs, confirm, lock_record, read_record, secrets};
 use crate::commands::Session;
 use crate::providers::address::Address;
 use crate::secrets::sync::{Sync, exit_code};
-use crate::secrets::{Plan, RecordFile, Work};
+use crate::secrets::verify::token;
+use crate::secrets::{Plan, RecordFile, Work, work};
 use crate::ui::Output;
 use crate::verify::{self, Report, Request, Tokens, Verdict};
 use crate::{Error, ExitCode, Result, ui};
@@ -47,7 +48,7 @@ pub struct SyncArgs {
     #[arg(long)]
     dry_run: bool,
     /// Write, and deploy nothing: values reach the services with their next deployment
-    #[arg(long)]
+    #[arg(long, conflicts_with = "url")]
     no_deploy: bool,
     /// Delete variables that an earlier sync put there and that the configuration names no more
     #[arg(long)]
@@ -63,6 +64,11 @@ pub(super) fn run(args: &SyncArgs, session: &Session<'_>, out: &mut Output) -> R
     let address = args.url.as_ref().map(|url| Address::parse(url, "--url")).transpose()?;
     let secrets = secrets(session)?;
     let target = args.target.target(session, &secrets)?;
+    let services = work::services(target, &args.target.service)?;
+    if work::needs_stdin(&services) && !args.yes && !args.dry_run {
+        return Err(Error::usage("a value comes from standard input, so nobody can be asked there")
+            .hint("look at --dry-run, then give --yes"));
+    }
     // Held from before the plan, so that no other run changes what it was made of.
     let mut record = if args.dry_run { read_record(session, target)? } else { lock_record(session, target)? };
     let mut work = args.target.gather(session, &secrets, target)?;
@@ -72,7 +78,7 @@ pub(super) fn run(args: &SyncArgs, session: &Session<'_>, out: &mut Output) -> R
         out.result(&report, |width| report.text(width))?;
         return Ok(ExitCode::Ok);
     }
-    if plan.is_pending() {
+    if plan.changes_something() {
         report.text(None).lines().for_each(ui::say);
         confirm(target, args.yes, &format!("Change {}?", target.name))?;
         if !args.yes {
@@ -123,9 +129,10 @@ fn still(session: &Session<'_>, work: &mut Work<'_>, record: &RecordFile, prune:
 /// What `opsctl verify` says of the service, with the tokens that were written.
 fn verified(session: &Session<'_>, work: &Work<'_>, address: &Address, timeout: Duration) -> Result<Report> {
     let service = verify::service(&session.settings.profile.value)?;
+    let profile = &session.settings.profile.value;
     let values = service.identities.iter().filter_map(|identity| {
-        let mapping = work.services.iter().find_map(|service| service.variables.get(&identity.variable))?;
-        Some((identity.variable.clone(), SecretString::from(&work.value(mapping)?.secret)))
+        let token = token(work, profile, service, &identity.variable)?;
+        Some((identity.variable.clone(), SecretString::from(&token)))
     });
     let request = Request {
         address,

@@ -10,8 +10,8 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use super::{Allow, Alphabet, Provider};
 use crate::providers::onepassword::Reference;
 
-/// The table `[secrets]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+/// The table `[secrets]`. Shown by the names of its targets alone: somebody may have pasted a value where a reference belongs.
+#[derive(Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SecretsTable {
     #[serde(default)]
@@ -19,6 +19,12 @@ pub struct SecretsTable {
     pub(super) fingerprint_key: Option<String>,
     #[serde(default)]
     pub(in crate::config) targets: Vec<TargetTable>,
+}
+
+impl fmt::Debug for SecretsTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.targets.iter().map(|target| &target.name)).finish()
+    }
 }
 
 impl SecretsTable {
@@ -30,7 +36,7 @@ impl SecretsTable {
 }
 
 /// One of `[[secrets.targets]]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct TargetTable {
     pub(in crate::config) name: String,
@@ -44,7 +50,7 @@ pub(in crate::config) struct TargetTable {
 }
 
 /// One of `[[secrets.targets.services]]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ServiceTable {
     pub(super) name: String,
@@ -54,14 +60,14 @@ pub(super) struct ServiceTable {
 }
 
 /// What stands after the name of a variable: a reference alone, or a table.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) enum Entry {
     Reference(String),
     Table(EntryTable),
 }
 
 /// The table of a variable.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EntryTable {
     #[serde(rename = "ref")]

@@ -109,6 +109,7 @@ mod queries {
     pub struct ServiceInstance {
         pub service_id: String,
         pub service_name: String,
+        pub active_deployments: Vec<Deployment>,
         pub latest_deployment: Option<Deployment>,
     }
 

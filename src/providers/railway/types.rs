@@ -51,6 +51,8 @@ pub struct ServiceState {
     pub name: String,
     /// Its newest deployment.
     pub latest: Option<Deployment>,
+    /// What runs now; the newest one of several.
+    pub active: Option<Deployment>,
 }
 
 /// A deployment.
@@ -109,12 +111,16 @@ impl From<wire::Variable> for VariableState {
 
 impl From<wire::ServiceInstance> for ServiceState {
     fn from(instance: wire::ServiceInstance) -> Self {
-        let latest = instance.latest_deployment.map(|deployment| Deployment {
-            id: deployment.id.into_inner(),
-            status: deployment.status.into(),
-            created: deployment.created_at,
-        });
-        Self { id: instance.service_id, name: instance.service_name, latest }
+        let latest = instance.latest_deployment.map(Deployment::from);
+        let active = instance.active_deployments.into_iter().map(Deployment::from).max_by_key(|one| one.created);
+        Self { id: instance.service_id, name: instance.service_name, latest, active }
+    }
+}
+
+impl From<wire::Deployment> for Deployment {
+    fn from(deployment: wire::Deployment) -> Self {
+        let wire::Deployment { id, status, created_at } = deployment;
+        Self { id: id.into_inner(), status: status.into(), created: created_at }
     }
 }
 

@@ -163,7 +163,9 @@ fn environment(world: &World, id: &str, of_variables: &Arguments, of_services: &
     let variables: Vec<Value> = of.chain(rows(&there.shared, None)).collect();
     let instance = |(service, instance): (&String, &super::world::Service)| {
         let latest = world.of(id, service).next().map(json_of);
-        json!({ "serviceId": service, "serviceName": instance.name, "latestDeployment": latest })
+        let active: Vec<Value> =
+            world.of(id, service).filter(|one| super::world::runs(&one.status)).map(json_of).collect();
+        json!({ "serviceId": service, "serviceName": instance.name, "latestDeployment": latest, "activeDeployments": active })
     };
     let services: Vec<Value> = there.services.iter().map(instance).collect();
     json!({
