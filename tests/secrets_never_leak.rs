@@ -235,12 +235,6 @@ const FAILURES: &[Failure] = &[
         ROTATE,
         11,
     ),
-    (
-        "op says far too much",
-        |it| it.scene.op.fail(&onepassword::Fault::new(When::Before, Act::Large).of("get")),
-        PLAN,
-        1,
-    ),
 ];
 
 /// Each failure in two of the ways to say it.
