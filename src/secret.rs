@@ -10,13 +10,13 @@
 //!   at its end.
 
 mod hidden;
+mod json;
 mod views;
 
 use std::fmt;
 use std::sync::Arc;
 
 use secrecy::SecretString;
-use serde::de::{Deserialize, Deserializer, Visitor};
 use zeroize::Zeroizing;
 
 use crate::hardening;
@@ -66,27 +66,5 @@ impl fmt::Debug for Secret {
 impl From<&Secret> for SecretString {
     fn from(secret: &Secret) -> Self {
         Self::from(secret.expose())
-    }
-}
-
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
-            type Value = Secret;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Secret, E> {
-                Ok(Secret::new(text))
-            }
-
-            fn visit_string<E>(self, text: String) -> Result<Secret, E> {
-                Ok(Secret::new(&Zeroizing::new(text)))
-            }
-        }
-        deserializer.deserialize_str(Text)
     }
 }

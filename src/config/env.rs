@@ -13,6 +13,7 @@ use std::fmt;
 use clap::builder::FalseyValueParser;
 use clap::{Arg, ArgAction, Command};
 use secrecy::SecretString;
+use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 
@@ -88,10 +89,16 @@ impl Environment {
     pub fn own_names(&self) -> Vec<String> {
         let names: Vec<String> = match &self.0 {
             Some(fixed) => fixed.keys().cloned().collect(),
-            None => std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect(),
+            None => std::env::vars_os().filter_map(|(name, value)| own_name(name, value)).collect(),
         };
         names.into_iter().filter(|name| name.starts_with("OPSCTL_") && self.get(name).is_some()).collect()
     }
+}
+
+/// The name, and of the copy of the value nothing is left: it may be a secret's.
+fn own_name(name: OsString, value: OsString) -> Option<String> {
+    drop(Zeroizing::new(value.into_encoded_bytes()));
+    name.into_string().ok()
 }
 
 /// The variable of a flag: its long name in upper case, `_FILE` added where the value is a FILE.

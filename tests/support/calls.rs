@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::opsctl::{Done, run, traced};
+use crate::support::opsctl::{Done, run_with, traced};
 
 /// What strace shows in this way; a journal is written by one call.
 const OPTIONS: [&str; 7] = ["-y", "-v", "-xx", "-s", "10000000", "-e", "trace=%file,%desc"];
@@ -51,7 +51,12 @@ pub fn record(command: &Command, log: &Path) -> (Done, Vec<Call>) {
 
 /// The same with other options, among which `-y` or `-yy`, `-v` and `-xx` are.
 pub fn record_with(command: &Command, log: &Path, options: &[&str]) -> (Done, Vec<Call>) {
-    let done = run(traced(command, log, options));
+    record_given(command, log, options, &[])
+}
+
+/// The same with `input` on standard input.
+pub fn record_given(command: &Command, log: &Path, options: &[&str], input: &[u8]) -> (Done, Vec<Call>) {
+    let done = run_with(traced(command, log, options), input);
     let text = std::fs::read_to_string(log).expect("the log of strace");
     let mut begun: HashMap<&str, &str> = HashMap::new();
     let mut calls = Vec::new();
@@ -81,7 +86,9 @@ fn parse(thread: u32, line: &str) -> Option<Call> {
     let result = rest.trim_start().strip_prefix("= ")?;
     let number = result.split(|c: char| !c.is_ascii_digit() && c != '-').next()?;
     let given = result.split_once('<').filter(|(fd, _)| *fd == number).map(|(_, path)| unhex(path));
-    let mut args: Vec<Arg> = args.iter().map(|arg| argument(arg)).collect();
+    // The name of a thread is shown as cut when it has all the bytes that it may have.
+    let whole = |arg: &&str| -> Arg { argument(arg.strip_suffix("...").filter(|_| name == "prctl").unwrap_or(arg)) };
+    let mut args: Vec<Arg> = args.iter().map(whole).collect();
     let name = match OLD_NAMES.iter().find(|(old, _)| *old == name) {
         Some((_, new)) => {
             args.insert(0, Arg::Fd(-100, Vec::new()));

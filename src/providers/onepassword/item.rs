@@ -138,12 +138,17 @@ impl Item {
                 sections.push((section.id.clone(), section.label.clone().unwrap_or_default()));
             }
         }
-        let fields = fields.into_iter().map(|field| Field {
-            id: field.id,
-            section: field.section.map(|section| section.id),
-            kind: field.kind,
-            label: field.label,
-            value: field.value.filter(|value| !value.expose().is_empty()),
+        // Also what nobody asked for: an edit sends the whole item, and an error may repeat it.
+        let fields = fields.into_iter().map(|field| {
+            let is_secret = matches!(field.kind.as_str(), "CONCEALED" | "OTP" | "TOTP");
+            let hidden = |value: Secret| if is_secret { value.hidden() } else { value };
+            Field {
+                id: field.id,
+                section: field.section.map(|section| section.id),
+                kind: field.kind,
+                label: field.label,
+                value: field.value.filter(|value| !value.expose().is_empty()).map(hidden),
+            }
         });
         Ok(Self {
             fields: fields.collect(),

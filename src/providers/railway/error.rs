@@ -10,8 +10,8 @@ use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use serde::Deserialize;
 
-use super::scalars::Text;
 use crate::providers::wiped::Unread;
+use crate::secret::Secret;
 use crate::{Error, ExitCode};
 
 /// Longer texts of a server are cut.
@@ -246,24 +246,24 @@ impl Limit {
 /// An error as it stands in an answer.
 #[derive(Deserialize)]
 pub(super) struct Telling {
-    message: Option<Text>,
+    message: Option<Secret>,
     #[serde(default)]
     extensions: Option<Extensions>,
     #[serde(default, rename = "traceId")]
-    trace: Option<Text>,
+    trace: Option<Secret>,
 }
 
 #[derive(Deserialize)]
 struct Extensions {
-    code: Option<Text>,
+    code: Option<Secret>,
     #[serde(default, rename = "traceId")]
-    trace: Option<Text>,
+    trace: Option<Secret>,
 }
 
 impl Telling {
     /// The message in lower case, to be looked at and not to be shown.
     fn words(&self) -> zeroize::Zeroizing<String> {
-        let message = self.message.as_ref().map(|text| text.0.expose()).unwrap_or_default();
+        let message = self.message.as_ref().map(|text| text.expose()).unwrap_or_default();
         zeroize::Zeroizing::new(message.to_lowercase())
     }
 }
@@ -284,8 +284,8 @@ impl Told {
 
     fn of(telling: &Telling, hide: &dyn Fn(&str) -> bool) -> Self {
         let shown =
-            |text: &Text| (!hide(text.0.expose())).then(|| safe(text.0.expose())).filter(|text| !text.is_empty());
-        let word = |text: &Text| is_word(text.0.expose()).then(|| text.0.expose().to_owned());
+            |text: &Secret| (!hide(text.expose())).then(|| safe(text.expose())).filter(|text| !text.is_empty());
+        let word = |text: &Secret| is_word(text.expose()).then(|| text.expose().to_owned());
         let extensions = telling.extensions.as_ref();
         let trace = telling.trace.as_ref().or_else(|| extensions?.trace.as_ref());
         Self {

@@ -1,85 +1,26 @@
 //! What Railway's scalars hold.
 //!
 //! Invariants:
-//! * A value is copied once, out of the buffer of the answer, which is wiped, into a [`Secret`]. So the strings of an answer
-//!   are not read by `serde_json`: it keeps a copy of each string that has an escape.
+//! * A value is copied once, out of the buffer of the answer, which is wiped, into a [`Secret`].
 //! * A value can be sent only by a name that says so, [`Exposed`].
 //! * Of a part of the configuration no value is kept at all.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
-use serde_json::value::RawValue;
-use zeroize::Zeroizing;
 
 use super::Values;
 use super::operations::schema;
 use crate::secret::Secret;
-
-/// A text that may hold a secret.
-#[derive(Debug)]
-pub(super) struct Text(pub Secret);
-
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let raw = <&RawValue>::deserialize(deserializer)?;
-        unescape(raw.get()).map(Self).ok_or_else(|| D::Error::custom("not a text"))
-    }
-}
-
-/// The text of a JSON string.
-fn unescape(json: &str) -> Option<Secret> {
-    let inside = json.strip_prefix('"')?.strip_suffix('"')?;
-    // It never becomes longer than it is in JSON: this buffer does not move.
-    let mut text = Zeroizing::new(String::with_capacity(inside.len()));
-    let mut rest = inside;
-    while let Some((plain, escaped)) = rest.split_once('\\') {
-        text.push_str(plain);
-        let kind = escaped.chars().next()?;
-        rest = escaped.get(kind.len_utf8()..)?;
-        text.push(match kind {
-            '"' | '\\' | '/' => kind,
-            'b' => '\u{8}',
-            'f' => '\u{c}',
-            'n' => '\n',
-            'r' => '\r',
-            't' => '\t',
-            'u' => {
-                let first = unit(&mut rest)?;
-                let is_half = (0xd800..0xdc00).contains(&first);
-                let second =
-                    if is_half { Some(unit(&mut rest.strip_prefix("\\u")?).zip(rest.get(6..))?) } else { None };
-                match second {
-                    None => char::from_u32(first)?,
-                    Some((second, after)) => {
-                        rest = after;
-                        char::decode_utf16([u16::try_from(first).ok()?, u16::try_from(second).ok()?]).next()?.ok()?
-                    }
-                }
-            }
-            _ => return None,
-        });
-    }
-    text.push_str(rest);
-    Some(Secret::new(&text))
-}
-
-/// The four digits behind `\u`.
-fn unit(rest: &mut &str) -> Option<u32> {
-    let (digits, after) = rest.split_at_checked(4)?;
-    *rest = after;
-    u32::from_str_radix(digits, 16).ok()
-}
 
 /// Variables as they are read.
 pub(super) struct Received(pub Values);
 
 impl<'de> Deserialize<'de> for Received {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let values = BTreeMap::<String, Option<Text>>::deserialize(deserializer)?;
-        Ok(Self(values.into_iter().map(|(name, text)| (name, text.map(|text| text.0))).collect()))
+        Values::deserialize(deserializer).map(Self)
     }
 }
 
@@ -224,33 +165,6 @@ cynic::impl_scalar!(jiff::Timestamp, schema::DateTime);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_string_is_read_as_serde_json_reads_it() {
-        let samples = [
-            "",
-            "plain",
-            "-----BEGIN-----\nline\r\n\ttab\u{8}\u{c}",
-            "quote \" and \\ and / and \u{0} \u{1f}",
-            "é ü 漢字 🦀 \u{10ffff} \u{fffd}",
-        ];
-        for sample in samples {
-            let escaped = serde_json::to_string(sample).unwrap();
-            let units: String = sample.encode_utf16().map(|unit| format!("\\u{unit:04X}")).collect();
-            for json in [escaped, format!("\"{units}\"")] {
-                assert_eq!(serde_json::from_str::<String>(&json).unwrap(), sample);
-                assert_eq!(serde_json::from_str::<Text>(&json).unwrap().0.expose(), sample, "{json}");
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_no_text_is_refused_without_repeating_it() {
-        for json in [r#""\ud800""#, r#""\udc00hunter2""#, r#""\ud800\u0041hunter2""#, r#"{"a":"hunter2"}"#, "17"] {
-            let error = serde_json::from_str::<Text>(json).unwrap_err().to_string();
-            assert!(!error.contains("hunter2"), "{error}");
-        }
-    }
 
     #[test]
     fn a_configuration_keeps_names_and_no_value() {

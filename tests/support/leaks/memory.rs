@@ -1,6 +1,7 @@
 //! The memory of a process, looked through from outside.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -68,6 +69,11 @@ pub struct Ending {
 impl Ending {
     /// Runs a command up to there. `log` is where strace writes. Its output is not read: it must fit into a pipe.
     pub fn of(command: &Command, log: &Path) -> Self {
+        Self::given(command, log, &[])
+    }
+
+    /// The same with `input` on its standard input, which has to fit into a pipe.
+    pub fn given(command: &Command, log: &Path, input: &[u8]) -> Self {
         // Longer than any look into it; and its children are not held.
         let options = ["--trace=exit_group", "--inject=exit_group:delay_enter=600s"];
         let held = traced(command, log, &options);
@@ -75,8 +81,8 @@ impl Ending {
         let mut strace = Command::new(held.get_program());
         strace.args(kept).env_clear().envs(held.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let mut strace = Guarded::spawn(&mut strace);
-        // Whoever reads standard input is told that there is none.
-        drop(strace.0.stdin.take());
+        // Behind it, whoever reads standard input is told that there is no more.
+        strace.0.stdin.take().expect("its input").write_all(input).expect("write to a pipe");
         let children = format!("/proc/{0}/task/{0}/children", strace.0.id());
         let pid = wait_for("the end of the work", Duration::from_secs(120), || {
             if let Some(status) = strace.0.try_wait().expect("wait for a child") {

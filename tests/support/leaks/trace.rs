@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{Canary, Form};
-use crate::calls::{Call, record_with};
+use crate::calls::{Call, record_given};
 use crate::support::opsctl::Done;
 
 const OPTIONS: [&str; 7] = ["-yy", "-v", "-xx", "-s", "10000000", "-e", "trace=%file,%desc,%network,%process,prctl"];
@@ -44,7 +44,12 @@ pub struct Trace {
 impl Trace {
     /// Runs a command to its end. `log` is where strace writes.
     pub fn of(command: &Command, log: &Path) -> Self {
-        let (done, calls) = record_with(command, log, &OPTIONS);
+        Self::with(command, log, &[], &[])
+    }
+
+    /// The same with further options of strace, and with `input` on standard input.
+    pub fn with(command: &Command, log: &Path, options: &[&str], input: &[u8]) -> Self {
+        let (done, calls) = record_given(command, log, &[&OPTIONS, options].concat(), input);
         Self { done, given: given(&calls) }
     }
 

@@ -232,6 +232,11 @@ impl FakeRailway {
         token
     }
 
+    /// This is a project token too, for the environment that there is at first.
+    pub fn accept(&self, token: &str) {
+        self.shared.lock().world.tokens.insert(token.to_owned(), Access::Project(self.environment.clone()));
+    }
+
     /// The token is refused from now on.
     pub fn revoke(&self, token: &str) {
         self.shared.lock().world.tokens.remove(token);
