@@ -29,8 +29,8 @@ use crate::{Error, ExitCode, Result, ui};
 /// A run that was stopped is taken up by the next one, on any machine, without
 /// another new value. What is not proved stays open, with exit code 3: run it
 /// again with --url, or with --no-verify if nobody can ask. With --rollback a
-/// rotation that is open is taken back. Where none is open, --rollback does nothing;
-/// with --url too a new one begins, and the old value is put back if it fails.
+/// rotation that is open is taken back. Where none is open, it does nothing; with
+/// --url too a new one begins, and the old value is put back if it fails.
 ///
 /// Example: opsctl secrets rotate OPENWORK_TOKEN --url https://work.example.com
 /// Example: opsctl secrets rotate OPENWORK_TOKEN OPENWORK_HOST_TOKEN --rollback --yes
