@@ -195,11 +195,7 @@ impl Stage {
         for (canary, way) in self.all() {
             for (program, place, forms) in trace.seen(&canary) {
                 let may = self.may(&canary, way, program, place);
-                assert!(
-                    may,
-                    "{what}: {program} gave {} to {place:?} as {forms:?}\n{}",
-                    canary.name, trace.done.stderr
-                );
+                assert!(may, "{what}: {program} gave {} to {place:?} as {forms:?}\n{}", canary.name, trace.done.stderr);
             }
             canary.is_not_in(&format!("{what}: stdout"), trace.done.stdout.as_bytes());
             canary.is_not_in(&format!("{what}: stderr"), trace.done.stderr.as_bytes());
