@@ -126,12 +126,12 @@ const FAILURES: &[Failure] = &[
         "Railway repeats what it was sent",
         |it| it.scene.railway.fail("variableCollectionUpsert", 9, Fault::Echo(400)),
         SYNC,
-        1,
+        3,
     ),
-    ("the same with 200", |it| it.scene.railway.fail("variableCollectionUpsert", 9, Fault::Echo(200)), ROTATE, 1),
+    ("the same with 200", |it| it.scene.railway.fail("variableCollectionUpsert", 9, Fault::Echo(200)), ROTATE, 3),
     ("Railway tells all it knows", |it| it.scene.railway.fail("*", 99, Fault::Error(everything(it))), PLAN, 1),
     ("an answer is cut off", |it| it.scene.railway.fail("variables", 99, Fault::Cut), PLAN, 1),
-    ("a write is answered by half", |it| it.scene.railway.fail("variableCollectionUpsert", 99, Fault::Cut), SYNC, 1),
+    ("a write is answered by half", |it| it.scene.railway.fail("variableCollectionUpsert", 99, Fault::Cut), SYNC, 3),
     (
         "the answer is another one",
         |it| {
@@ -166,7 +166,7 @@ const FAILURES: &[Failure] = &[
             it.scene.railway.fail("variableCollectionUpsert", 9, Fault::Answer(done));
         },
         SYNC,
-        4,
+        3,
     ),
     ("a sealed variable", |it| it.scene.railway.seal("web", "OPENWORK_TOKEN"), SYNC, 0),
     (

@@ -212,11 +212,16 @@ pub async fn close(work: &mut Work<'_>, turns: &[Turn]) -> Result<()> {
         let removals = fields.into_iter().map(|field| Edit::Remove { field }).collect();
         let Err(error) = edit(work, [(id.clone(), removals)].into()).await else { continue };
         let Some(vaults) = &work.vaults else { return Err(error) };
-        let now = vaults.get(&id.0, &id.1).await.map_err(|_| error)?;
-        work.resolved.items.insert(id, now);
-        if !turns.iter().all(|turn| is_closed(work, turn)) {
-            return Err(Error::new(ExitCode::Busy, "somebody else works on the item at the same time")
-                .hint("run the same command again"));
+        let Ok(now) = vaults.get(&id.0, &id.1).await else { return Err(error) };
+        work.resolved.items.insert(id.clone(), now);
+        let is_of_item = |turn: &&Turn| {
+            work.resolved
+                .values
+                .get(&turn.source)
+                .is_some_and(|value| value.field.as_ref().is_some_and(|(item, _)| *item == id))
+        };
+        if !turns.iter().filter(is_of_item).all(|turn| is_closed(work, turn)) {
+            return Err(error);
         }
     }
     Ok(())

@@ -283,8 +283,7 @@ impl Told {
     }
 
     fn of(telling: &Telling, hide: &dyn Fn(&str) -> bool) -> Self {
-        let shown =
-            |text: &Secret| (!hide(text.expose())).then(|| safe(text.expose())).filter(|text| !text.is_empty());
+        let shown = |text: &Secret| (!hide(text.expose())).then(|| safe(text.expose())).filter(|text| !text.is_empty());
         let word = |text: &Secret| is_word(text.expose()).then(|| text.expose().to_owned());
         let extensions = telling.extensions.as_ref();
         let trace = telling.trace.as_ref().or_else(|| extensions?.trace.as_ref());
