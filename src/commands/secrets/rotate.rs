@@ -79,7 +79,10 @@ pub(super) fn run(args: &RotateArgs, session: &Session<'_>, out: &mut Output) ->
     let record = if args.dry_run { read_record(session, target)? } else { lock_record(session, target)? };
     let work = gather(session, &secrets, target, selection.services.iter().collect())?;
     let (turns, waiting) = rotate::turns(&work, &selection, args.rollback)?;
-    let (turns, over) = over(&work, &record, turns);
+    let (turns, mut ended) = over(&work, &record, turns);
+    // What is at its end waits for nobody.
+    let (waiting, also_ended) = over(&work, &record, waiting);
+    ended.extend(also_ended);
     turns.iter().map(announcement).for_each(ui::say);
     for turn in &waiting {
         ui::warn(format!("{} waits: what is open comes first, then run this again", turn.source));
@@ -94,7 +97,7 @@ pub(super) fn run(args: &RotateArgs, session: &Session<'_>, out: &mut Output) ->
         is_stale: !args.yes,
         done: empty(target),
     };
-    rotation.seen(&over)?;
+    rotation.seen(&ended)?;
     let is_new = turns.iter().any(|turn| !turn.is_open);
     let code = if turns.is_empty() || (args.rollback && is_new && args.url.is_none()) {
         ui::say("no rotation is open; nothing was done");
