@@ -226,7 +226,7 @@ fn a_deployment_that_nobody_saw_asked_for_and_that_never_ran_is_asked_for_again(
         let (before, _) = scene.railway.latest("web").unwrap();
         record["services"][&scene.services[1]]["deployment"] =
             json!({ "id": null, "before": before, "asked": "2026-11-21T00:00:00Z", "done": false });
-        scene.dir.write("state/secrets/production.json", &record.to_string());
+        scene.dir.write("state/secrets/production.json", record.to_string());
         scene.railway.next_deployment("web", &[status]);
         scene.railway.deploy("web");
         let done = scene.run(SYNC).ok();
