@@ -222,10 +222,11 @@ fn the_scheduler_s_table_has_every_exit_code_of_a_snapshot() {
 
 #[test]
 fn help_names_every_exit_code_that_a_command_can_end_with() {
-    // Of changes that are pending only other commands speak.
-    let all: Vec<u8> = opsctl::ExitCode::ALL.iter().map(|code| code.code()).filter(|code| *code != 6).collect();
+    let all: Vec<u8> = opsctl::ExitCode::ALL.iter().map(|code| code.code()).collect();
     assert_eq!(codes_in_help(&[]), all);
-    assert_eq!(codes_in_help(&["restore"]), all);
+    // Of changes that are pending only other commands speak.
+    let of_restore: Vec<u8> = all.into_iter().filter(|code| *code != 6).collect();
+    assert_eq!(codes_in_help(&["restore"]), of_restore);
     assert_eq!(codes_in_help(&["rollback"]), [0, 1, 2, 4, 10, 11, 14, 130]);
 }
 
