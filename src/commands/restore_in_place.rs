@@ -423,8 +423,13 @@ impl Run<'_> {
 
 /// Asks, unless that was answered.
 pub(super) fn confirm(yes: bool, question: &str) -> Result<()> {
+    confirm_by(yes, || ui::ask(question))
+}
+
+/// The same with another way to ask; `None`: there is no terminal to ask on.
+pub(super) fn confirm_by(yes: bool, ask: impl FnOnce() -> Option<bool>) -> Result<()> {
     match yes
-        || ui::ask(question).ok_or_else(|| {
+        || ask().ok_or_else(|| {
             Error::usage("nobody confirmed this, and there is no terminal to ask on").hint("--yes confirms it")
         })? {
         true => Ok(()),

@@ -1,5 +1,6 @@
 //! `opsctl verify`: does the running service work, with the data that it should have?
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -135,13 +136,17 @@ fn fix(check: &Finding) -> String {
 
 /// A time such as `60s`, `2m` or `1m 30s`; a number alone is seconds.
 fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let refuse = || "is not a time from 1 ms to 1 h, such as 60s or 2m".to_owned();
+    let length = parse_length(text, Duration::from_millis(1)..=Duration::from_secs(3600));
+    length.ok_or_else(|| "is not a time from 1 ms to 1 h, such as 60s or 2m".to_owned())
+}
+
+/// A length of time with its unit, or in seconds, if it is within these bounds.
+pub(super) fn parse_length(text: &str, bounds: RangeInclusive<Duration>) -> Option<Duration> {
     let length = match text.parse::<u32>() {
         Ok(seconds) => Duration::from_secs(seconds.into()),
-        Err(_) => text.parse::<SignedDuration>().ok().and_then(|length| length.try_into().ok()).ok_or_else(refuse)?,
+        Err(_) => text.parse::<SignedDuration>().ok()?.try_into().ok()?,
     };
-    let is_sane = (Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&length);
-    if is_sane { Ok(length) } else { Err(refuse()) }
+    bounds.contains(&length).then_some(length)
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::Session;
+use super::restore_in_place::confirm_by;
+use super::verify::parse_length;
 use crate::config::secrets::{Secrets, Service, Source, Target};
 use crate::secrets::{RecordFile, Work, record, work};
 use crate::ui::Output;
@@ -159,25 +161,12 @@ fn confirm(target: &Target, yes: bool, question: &str) -> Result<()> {
     if !target.production || yes {
         return super::restore_in_place::confirm(yes, question);
     }
-    let asked = ui::ask_for(&format!("{question} This is production: type {} to go on:", target.name));
-    match asked {
-        None => {
-            Err(Error::usage("nobody confirmed this, and there is no terminal to ask on").hint("--yes confirms it"))
-        }
-        Some(answer) if answer == target.name => Ok(()),
-        Some(_) => Err(Error::usage("not confirmed; nothing was done")),
-    }
+    let question = format!("{question} This is production: type {} to go on:", target.name);
+    confirm_by(yes, || Some(ui::ask_for(&question)? == target.name))
 }
 
 /// A time such as `15m`; a number alone is seconds.
 fn parse_wait(text: &str) -> Result<Duration, String> {
-    let refuse = || "is not a time from 1 s to 24 h, such as 90s or 15m".to_owned();
-    let length = match text.parse::<u32>() {
-        Ok(seconds) => Duration::from_secs(seconds.into()),
-        Err(_) => {
-            text.parse::<jiff::SignedDuration>().ok().and_then(|length| length.try_into().ok()).ok_or_else(refuse)?
-        }
-    };
-    let is_sane = (Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&length);
-    if is_sane { Ok(length) } else { Err(refuse()) }
+    let length = parse_length(text, Duration::from_secs(1)..=Duration::from_secs(86_400));
+    length.ok_or_else(|| "is not a time from 1 s to 24 h, such as 90s or 15m".to_owned())
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use secrecy::SecretString;
 
 use super::report::{PlanReport, SyncReport};
-use super::{TargetArgs, WaitArgs, confirm, lock_record, read_record, secrets};
+use super::{TargetArgs, WaitArgs, confirm, gather, lock_record, read_record, secrets};
 use crate::commands::Session;
 use crate::providers::address::Address;
 use crate::secrets::sync::{Sync, exit_code};
@@ -71,7 +71,7 @@ pub(super) fn run(args: &SyncArgs, session: &Session<'_>, out: &mut Output) -> R
     }
     // Held from before the plan, so that no other run changes what it was made of.
     let mut record = if args.dry_run { read_record(session, target)? } else { lock_record(session, target)? };
-    let mut work = args.target.gather(session, &secrets, target)?;
+    let mut work = gather(session, &secrets, target, services)?;
     let mut plan = work.plan(&record, args.prune)?;
     let report = PlanReport::new(&plan, work.requests(&plan, args.wait.deploy_timeout));
     if args.dry_run {
